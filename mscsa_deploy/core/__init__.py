@@ -1,0 +1,1 @@
+"""What every layer shares: specs, artefacts, registries, reports, files and the environment."""
