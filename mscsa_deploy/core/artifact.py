@@ -51,7 +51,7 @@ class Artifact:
     made_by: MadeBy
 
     @classmethod
-    def of(  # noqa: D417 - the arguments are the fields
+    def of(
         cls,
         path: Path,
         *,

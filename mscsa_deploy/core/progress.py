@@ -12,5 +12,5 @@ class Progress(Protocol):
         """Report `done` of `total` units of `label`."""
 
 
-def silent(done: int, total: int, label: str) -> None:  # noqa: ARG001 - the protocol's signature
+def silent(done: int, total: int, label: str) -> None:
     """A `Progress` that shows nothing."""

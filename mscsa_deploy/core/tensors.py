@@ -36,10 +36,12 @@ class TensorSpec:
         if array.dtype.name != self.dtype:
             raise SpecError(f"tensor '{self.name}' has dtype {array.dtype.name}, expected {self.dtype}")
         fits = len(array.shape) == len(self.shape) and all(
-            want in (-1, got) for want, got in zip(self.shape, array.shape, strict=True)
+            size in (-1, actual) for size, actual in zip(self.shape, array.shape, strict=True)
         )
         if not fits:
-            raise SpecError(f"tensor '{self.name}' has shape {list(array.shape)}, expected {list(self.shape)}")
+            raise SpecError(
+                f"tensor '{self.name}' has shape {list(array.shape)}, expected {list(self.shape)}"
+            )
 
 
 def check_feed(specs: tuple[TensorSpec, ...], feed: Feed) -> None:
@@ -47,6 +49,8 @@ def check_feed(specs: tuple[TensorSpec, ...], feed: Feed) -> None:
     wanted = {spec.name for spec in specs}
     if wanted != set(feed):
         missing, extra = sorted(wanted - set(feed)), sorted(set(feed) - wanted)
-        raise SpecError(f"inputs do not fit the model: missing {missing}, unexpected {extra}, expected {sorted(wanted)}")
+        raise SpecError(
+            f"inputs do not fit the model: missing {missing}, unexpected {extra}, expected {sorted(wanted)}"
+        )
     for spec in specs:
         spec.check(feed[spec.name])

@@ -1,0 +1,209 @@
+"""The report: what ran, how, and what came out. `report.json` is the truth; other formats are views of it.
+
+Latencies are milliseconds, sizes bytes, metrics percentages (0-100), and a drop is the reference minus the
+value in points. A field that was not measured is None, never a made-up number.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+SCHEMA = 1
+
+Status = Literal["ok", "failed", "not run", "built, not run"]
+Boundary = Literal["core", "end_to_end"]
+Mode = Literal["back_to_back", "paced", "throughput"]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of what is written to reports; unlike a recipe, a newer report's extra keys are tolerated."""
+
+
+class Latency(Record, frozen=True, kw_only=True):
+    """Latency of one call in milliseconds; a percentile that the sample count does not support is None."""
+
+    min: float
+    mean: float
+    p50: float
+    samples: int
+    cv: float
+    """Coefficient of variation: standard deviation over mean."""
+    ci95: tuple[float, float]
+    """95 % interval of the median."""
+    p90: float | None = None
+    p99: float | None = None
+    p90_early_stopping: float | None = None
+    """MLPerf's early-stopping estimate of p90, given when p90 itself is not supported by the count."""
+
+
+class Ratio(Record, frozen=True, kw_only=True):
+    """A paired ratio of median latencies (reference over this row) with its 95 % interval."""
+
+    value: float
+    ci95: tuple[float, float]
+    blocks: int
+    reference: str
+    """What it is measured against, in words."""
+
+
+class Metric(Record, frozen=True, kw_only=True):
+    """Task accuracy of one artefact on the evaluation images."""
+
+    name: str
+    value: float
+    images: int
+    reference: float | None = None
+    drop: float | None = None
+    drop_ci95: tuple[float, float] | None = None
+    drop_spread: float | None = None
+    """Standard deviation of the drop over calibration draws."""
+    others: dict[str, float] = {}
+    """Further metrics in percent, e.g. pixel accuracy."""
+
+
+class ParityNumbers(Record, frozen=True, kw_only=True):
+    """How far outputs are from the reference's; agreement in percent, SQNR in decibels."""
+
+    max_abs: float
+    max_abs_over_range: float
+    cosine: float
+    argmax_agreement: float
+    sqnr_db: float | None = None
+
+
+class Parts(Record, frozen=True, kw_only=True):
+    """Median milliseconds of each part of an end-to-end call."""
+
+    decode: float
+    preprocess: float
+    network: float
+    postprocess: float
+
+
+class Paced(Record, frozen=True, kw_only=True):
+    """A paced run: arrivals at a fixed rate."""
+
+    rate: float
+    arrivals: int
+    missed: int
+
+
+class Row(Record, frozen=True, kw_only=True):
+    """One artefact on one runtime under one condition."""
+
+    runtime: str
+    precision: str
+    """What the artefact stores: fp32, fp16, int8; or bf16, a runtime's own execution precision."""
+    status: Status
+    reason: str = ""
+    runtime_version: str = ""
+    profile: str = ""
+    executed_precision: str = ""
+    boundary: Boundary = "core"
+    mode: Mode = "back_to_back"
+    device: str = "cpu"
+    threads: int = 1
+    streams: int = 1
+    batch: int = 1
+    input_size: tuple[int, int] = (0, 0)
+    artifact: str = ""
+    sha256: str = ""
+    recipe: str = ""
+    latency_ms: Latency | None = None
+    stable: bool | None = None
+    unstable_reason: str = ""
+    samples_file: str = ""
+    fps: float | None = None
+    load_ms: float | None = None
+    first_ms: float | None = None
+    peak_rss_bytes: int | None = None
+    size_bytes: int | None = None
+    speedup_vs_fp32: Ratio | None = None
+    speedup_vs_optimised_fp32: Ratio | None = None
+    parts_ms: Parts | None = None
+    paced: Paced | None = None
+    macs_per_s: float | None = None
+    share_of_peak: float | None = None
+    metric: Metric | None = None
+    parity: ParityNumbers | None = None
+    left_float: tuple[str, ...] = ()
+    explanation: tuple[str, ...] = ()
+    details: dict[str, Any] = {}
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What makes two rows of different reports the same condition."""
+        return (
+            self.runtime,
+            self.precision,
+            self.profile,
+            self.boundary,
+            self.mode,
+            self.device,
+            self.threads,
+            self.streams,
+            self.batch,
+            self.input_size,
+            self.recipe,
+        )
+
+
+class StageRecord(Record, frozen=True, kw_only=True):
+    """One stage of a job."""
+
+    name: str
+    seconds: float
+    status: Literal["ok", "failed", "skipped"]
+    detail: str = ""
+
+
+class ModelRecord(Record, frozen=True, kw_only=True):
+    """What was deployed."""
+
+    name: str
+    task: str
+    sha256: str
+    params: int | None = None
+    macs: int | None = None
+    input_size: tuple[int, int] = (0, 0)
+    classes: int | None = None
+    source: str = ""
+    random_weights: bool = False
+
+
+class Verdict(Record, frozen=True, kw_only=True):
+    """The one thing to read: which artefact to ship here, and whether every gate passed."""
+
+    passed: bool
+    summary: str
+    recommended: str = ""
+    """Path of the recommended artefact inside the bundle."""
+    runtime: str = ""
+    precision: str = ""
+    gates: tuple[str, ...] = ()
+    """One line per gate: what was asked and what came out."""
+
+
+class Report(Record, frozen=True, kw_only=True):
+    """A whole report.
+
+    Args:
+        schema: Version of this layout.
+        created: UTC time, ISO 8601.
+        command: The command line that made it, without paths of the machine.
+        environment: The device and the versions, from `core.environment`.
+        data: Name and size of each image set, and how it was chosen.
+    """
+
+    schema: int = SCHEMA
+    created: str = ""
+    command: str = ""
+    environment: dict[str, Any] = {}
+    model: ModelRecord | None = None
+    data: dict[str, Any] = {}
+    stages: tuple[StageRecord, ...] = ()
+    rows: tuple[Row, ...] = ()
+    verdict: Verdict | None = None
+    pictures: tuple[str, ...] = ()
