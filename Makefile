@@ -1,0 +1,54 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Both make .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO ?= demo-out
+
+.PHONY: help install demo test slow lint check format benchmarks clean
+
+help:
+	@echo "make demo        checkpoint -> ONNX -> INT8 -> report, on real images ($(DEMO)/report.html)"
+	@echo "make test        the whole test suite"
+	@echo "make lint        ruff, mypy --strict, import-linter"
+	@echo "make check       what CI runs: lint, then test"
+	@echo "make slow        the full-size twenty-model matrix (minutes to an hour)"
+	@echo "make benchmarks  the comparison suites whose results the README quotes"
+	@echo "make format      let ruff rewrite the code's layout"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); sys.exit(None if ok else "error: Python 3.11, 3.12 or 3.13 is needed, this is %s; name one with make PYTHON=python3.11" % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	  --editable ".[all]" --group test --group lint
+	@touch $@
+
+demo: install
+	$(BIN)/mscsa-deploy deploy topformer_t_mscsa.seg --preset quick --output-dir $(DEMO) --force
+
+test: install
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope -m "not slow"
+
+slow: install
+	$(BIN)/python -m pytest -m slow --timeout 1800
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmarks: install
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf $(VENV) $(DEMO) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
