@@ -4,7 +4,8 @@ All tensors are (N, C, H, W). The maps are pooled to one size, optionally squeez
 and passed through blocks of four pre-norm residual parts: CSA, Intra-FFN, CSA, FFN. Every projection is a 1x1
 convolution and every norm a BatchNorm.
 
-Source: MSCSA paper, sections 3.2 to 3.4 and appendix D; what it leaves open follows HRViT, LeViT and TopFormer.
+Source: MSCSA paper, sections 3.2 to 3.4 and appendix D; what it leaves open follows HRViT, LeViT and
+TopFormer.
 """
 
 from __future__ import annotations
@@ -187,7 +188,7 @@ class IntraFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The branch's contribution to (N, sum of channels, h, w)."""
-        parts = x.split(self.channels, dim=1)
+        parts = x.split_with_sizes(self.channels, dim=1)
         return torch.cat([stage(part) for stage, part in zip(self.stages, parts, strict=True)], dim=1)
 
 
@@ -257,4 +258,4 @@ class Mscsa(nn.Module):
 
     def split(self, mixed: Tensor) -> tuple[Tensor, ...]:
         """The output (N, C, h, w) cut back into one map per stage."""
-        return tuple(mixed.split(self.channels, dim=1))
+        return tuple(mixed.split_with_sizes(self.channels, dim=1))

@@ -42,7 +42,7 @@ class ModelOptions:
     Args:
         num_classes: Classes of the head; None for the task's usual count (1000 cls, 150 seg).
         ffn_act: Activation between the depthwise and the last convolution of FFN and Intra-FFN.
-        gate_at: Where the fusion gate's hard sigmoid stands: before (``"low"``) or after (``"high"``) upsampling.
+        gate_at: Whether the fusion gate's hard sigmoid stands before (``"low"``) or after upsampling.
         cls_head: What PVTv2's classifier reads: the MSCSA output, or that and the last stage (``"concat"``).
         dw_kernels: Odd kernel sizes of the two depthwise convolutions that make the coarser keys and values.
         downsampling: How the coarser scales are made (Table 5 of the paper).
@@ -123,7 +123,7 @@ class ModelSpec:
         return self.name.removesuffix("_mscsa")
 
 
-# Printed FLOPs (cls, seg) in millions: TopFormer from Tables 3 and 4 and the appendix, PVTv2 from Tables 3 and 6.
+# FLOPs (cls, seg) in millions, as the paper prints them in Tables 3 and 4 and its appendix.
 _PAPER_MFLOPS: dict[str, tuple[int | None, int | None]] = {
     "topformer_t": (129, 550),
     "topformer_t_mscsa": (132, 550),
@@ -189,8 +189,8 @@ def check_options(spec: ModelSpec, options: ModelOptions) -> None:
 def build_model(name: str, task: str, options: ModelOptions | None = None) -> nn.Module:
     """A freshly initialised model in training mode.
 
-    Takes (N, 3, H, W) float32, normalised RGB; returns logits, (N, classes) or (N, classes, H/s, W/s) with s the
-    spec's `output_stride`. H and W are multiples of 32 from 64 to 2048.
+    Takes (N, 3, H, W) float32, normalised RGB; returns logits, (N, classes) or (N, classes, H/s, W/s) with
+    s the spec's `output_stride`. H and W are multiples of 32 from 64 to 2048.
 
     Raises:
         UserError: Unknown model or task, or an option that the model does not have.

@@ -1,7 +1,7 @@
 """TopFormer-T and -B: a token pyramid of inverted residuals, then its own transformer or MSCSA.
 
-Parameter names are those of the public TopFormer code, below ``backbone.`` and ``decode_head.`` as mmsegmentation
-writes them, so that public checkpoints load; the MSCSA models share all of them except the transformer's.
+Parameter names are those of the public TopFormer code, below ``backbone.`` and ``decode_head.`` as
+mmsegmentation writes them, so that public checkpoints load; the MSCSA models share all of them except the transformer's.
 
 Source: TopFormer (CVPR 2022), hustvl/TopFormer; MSCSA paper, section 3.4 and Table 7.
 """
@@ -66,14 +66,16 @@ CONFIGS = {
             (3, 1, 16, 1), (3, 4, 16, 2), (3, 3, 16, 1), (5, 3, 32, 2), (5, 3, 32, 1),
             (3, 3, 64, 2), (3, 3, 64, 1), (5, 6, 96, 2), (5, 6, 96, 1),
         ),
-        taps=(2, 4, 6, 8), channels=(16, 32, 64, 96), heads=4, key_dim=14, head_channels=128, depthwise_head=True,
+        taps=(2, 4, 6, 8), channels=(16, 32, 64, 96), heads=4, key_dim=14,
+        head_channels=128, depthwise_head=True,
     ),
     "topformer_b": TopFormerConfig(
         rows=(
             (3, 1, 16, 1), (3, 4, 32, 2), (3, 3, 32, 1), (5, 3, 64, 2), (5, 3, 64, 1),
             (3, 3, 128, 2), (3, 3, 128, 1), (5, 6, 160, 2), (5, 6, 160, 1), (3, 6, 160, 1),
         ),
-        taps=(2, 4, 6, 9), channels=(32, 64, 128, 160), heads=8, key_dim=12, head_channels=256, depthwise_head=False,
+        taps=(2, 4, 6, 9), channels=(32, 64, 128, 160), heads=8, key_dim=12,
+        head_channels=256, depthwise_head=False,
     ),
 }  # fmt: skip
 MSCSA_DEPTH, MSCSA_RATIO = 2, 3
@@ -136,7 +138,7 @@ class TokenPyramid(nn.Module):
 
 
 class Attention(nn.Module):
-    """TopFormer's attention: no pre-norm, no scaling of the scores, value heads twice as wide as key heads."""
+    """TopFormer's attention: no pre-norm, scores unscaled, value heads twice as wide as key heads."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -215,7 +217,7 @@ class Transformer(nn.Module):
 
     def split(self, mixed: Tensor) -> tuple[Tensor, ...]:
         """The output cut back into one map per stage."""
-        return tuple(mixed.split(self.channels, dim=1))
+        return tuple(mixed.split_with_sizes(self.channels, dim=1))
 
 
 class Backbone(nn.Module):
