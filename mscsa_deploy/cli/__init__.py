@@ -1,0 +1,69 @@
+"""The command line: parse, call a workflow, print, exit code; heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import tempfile
+import traceback
+from typing import NoReturn
+
+import click
+
+from mscsa_deploy.cli.app import app
+from mscsa_deploy.errors import DeployError
+
+INTERRUPTED = 130
+
+
+def main() -> NoReturn:
+    """Run the command line of this process and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:  # noqa: PLR0911 - one return per kind of ending
+    """Run the command line on `arguments` and return its exit code (the table in `errors`)."""
+    as_json = "--json" in arguments
+    try:
+        code = app.main(args=arguments, prog_name="mscsa-deploy", standalone_mode=False)
+    except DeployError as error:
+        return _tell(error.kind, error.message, error.hint, error.exit_code, as_json=as_json)
+    except click.UsageError as error:
+        return _tell("user", error.format_message().rstrip("."), _usage_hint(error), 2, as_json=as_json)
+    except click.ClickException as error:
+        return _tell("user", error.format_message().rstrip("."), "", 2, as_json=as_json)
+    except (KeyboardInterrupt, click.Abort):
+        sys.stderr.write("interrupted; finished work is kept and a rerun goes on from it\n")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): nothing is wrong and nobody is left to tell.
+        sys.stderr.close()
+        return 0
+    except Exception as error:  # noqa: BLE001 - the process edge: anything unforeseen is a bug of ours
+        return _tell_bug(error, as_json=as_json)
+    return code if isinstance(code, int) else 0
+
+
+def _usage_hint(error: click.UsageError) -> str:
+    path = error.ctx.command_path if error.ctx else "mscsa-deploy"
+    return f"see '{path} --help'"
+
+
+def _tell(kind: str, message: str, hint: str, code: int, *, as_json: bool) -> int:
+    sys.stderr.write(f"error: {message}; {hint}\n" if hint else f"error: {message}\n")
+    if as_json:
+        document = {"error": {"kind": kind, "message": message, "hint": hint}}
+        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+    return code
+
+
+def _tell_bug(error: Exception, *, as_json: bool) -> int:
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="mscsa-deploy-", suffix=".log", delete=False, encoding="utf-8"
+    ) as log:
+        traceback.print_exc(file=log)
+    logging.getLogger(__name__).debug("unforeseen error", exc_info=error)
+    message = f"unforeseen {type(error).__name__}: {error}"
+    hint = f"this is a bug of mscsa-deploy; please report it with the file {log.name}"
+    return _tell("bug", message, hint, 1, as_json=as_json)

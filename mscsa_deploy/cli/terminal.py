@@ -1,0 +1,136 @@
+"""What a command says and where: results on stdout, progress and remarks on stderr.
+
+With ``--json`` exactly one JSON document goes to stdout and everything meant for people goes to stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from mscsa_deploy.core.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PLAIN_LINE_SECONDS = 2.0
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def common_options(function: F) -> F:
+    """Add ``--json``, ``-q`` and ``-v`` to a command, handed over as one `terminal` argument."""
+
+    @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout; the rest on stderr.")
+    @click.option("-q", "--quiet", is_flag=True, help="No progress and no remarks.")
+    @click.option("-v", "--verbose", count=True, help="More remarks; twice for every node.")
+    def wrapper(*args: Any, as_json: bool, quiet: bool, verbose: int, **kwargs: Any) -> Any:
+        _configure_logging(quiet=quiet, verbose=verbose)
+        return function(*args, terminal=Terminal(as_json, quiet), **kwargs)
+
+    wrapper.__name__ = function.__name__
+    wrapper.__doc__ = function.__doc__
+    # Options declared below this decorator are carried over, so that order in the source is order in --help.
+    wrapper.__click_params__ = [  # type: ignore[attr-defined]  # click's own attribute
+        *getattr(function, "__click_params__", []),
+        *reversed(getattr(wrapper, "__click_params__", [])),
+    ]
+    return wrapper  # type: ignore[return-value]  # same call for click
+
+
+def _configure_logging(*, quiet: bool, verbose: int) -> None:
+    level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logger = logging.getLogger("mscsa_deploy")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
+    logger.propagate = False
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """Where the output of one command goes."""
+
+    as_json: bool
+    quiet: bool
+
+    def show(self, *renderables: Any) -> None:
+        """Print for people: on stdout, or on stderr when stdout belongs to the JSON document."""
+        if self.as_json and self.quiet:
+            return
+        console = self.console()
+        for renderable in renderables:
+            console.print(renderable)
+
+    def note(self, text: str) -> None:
+        """A remark on stderr, unless quiet."""
+        if not self.quiet:
+            sys.stderr.write(text + "\n")
+
+    def document(self, value: Any) -> None:
+        """The JSON document of this command, if one was asked for."""
+        if self.as_json:
+            from mscsa_deploy.core.config import to_json
+
+            sys.stdout.write(to_json(value).decode())
+
+    def console(self) -> Console:
+        """A rich console for people's output; wide enough for a table when it is not a terminal."""
+        from rich.console import Console
+
+        console = Console(stderr=self.as_json, highlight=False, soft_wrap=False)
+        return console if console.is_terminal else Console(stderr=self.as_json, highlight=False, width=140)
+
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """A bar on a terminal, a line every two seconds elsewhere, nothing when quiet."""
+        if self.quiet:
+            yield silent
+        elif sys.stderr.isatty():
+            with _bar() as progress:
+                yield progress
+        else:
+            yield _Lines()
+
+
+class _Lines:
+    """Plain progress lines: each new label at once, then at most one line every two seconds."""
+
+    def __init__(self) -> None:
+        self.label = ""
+        self.last = 0.0
+
+    def __call__(self, done: int, total: int, label: str) -> None:
+        now = time.monotonic()
+        if label == self.label and now - self.last < PLAIN_LINE_SECONDS:
+            return
+        self.label, self.last = label, now
+        sys.stderr.write(f"  {label} {done}/{total}\n" if total > 1 else f"  {label}\n")
+        sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with RichProgress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def report(done: int, total: int, label: str) -> None:
+            if label not in tasks:
+                for finished in tasks.values():
+                    bar.update(finished, visible=False)
+                tasks[label] = bar.add_task(label, total=total)
+            bar.update(tasks[label], completed=done, total=total)
+
+        yield report
