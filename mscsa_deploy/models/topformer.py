@@ -1,7 +1,8 @@
 """TopFormer-T and -B: a token pyramid of inverted residuals, then its own transformer or MSCSA.
 
 Parameter names are those of the public TopFormer code, below ``backbone.`` and ``decode_head.`` as
-mmsegmentation writes them, so that public checkpoints load; the MSCSA models share all of them except the transformer's.
+mmsegmentation writes them, so that public checkpoints load; the MSCSA models share all of them except those
+of the transformer.
 
 Source: TopFormer (CVPR 2022), hustvl/TopFormer; MSCSA paper, section 3.4 and Table 7.
 """
