@@ -36,6 +36,8 @@ class Latency(Record, frozen=True, kw_only=True):
     p99: float | None = None
     p90_early_stopping: float | None = None
     """MLPerf's early-stopping estimate of p90, given when p90 itself is not supported by the count."""
+    p90_ci95: tuple[float, float] | None = None
+    """95 % interval of p90, where p90 is given."""
 
 
 class Ratio(Record, frozen=True, kw_only=True):
@@ -64,12 +66,15 @@ class Metric(Record, frozen=True, kw_only=True):
 
 
 class ParityNumbers(Record, frozen=True, kw_only=True):
-    """How far outputs are from the reference's; agreement in percent, SQNR in decibels."""
+    """How far outputs are from the reference's; agreement in percent, SQNR in decibels.
 
-    max_abs: float
-    max_abs_over_range: float
-    cosine: float
-    argmax_agreement: float
+    None: does not apply (class maps have no distances), or is infinite.
+    """
+
+    max_abs: float | None
+    max_abs_over_range: float | None
+    cosine: float | None
+    argmax_agreement: float | None
     sqnr_db: float | None = None
 
 
