@@ -1,0 +1,231 @@
+"""Task metrics from labels: mean intersection over union, pixel accuracy, top-k accuracy; all in percent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from mscsa_deploy.errors import SpecError, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mscsa_deploy.core.tensors import Array
+
+IGNORE = 255
+
+
+class ImageScores(Protocol):
+    """One metric's counts per image, from which its value over any weighting of the images follows."""
+
+    @property
+    def images(self) -> int:
+        """How many images were scored."""
+
+    def values(self, weights: Array) -> Array:
+        """The metric in percent for each weighting.
+
+        Args:
+            weights: (weightings, images) float64, how often each image counts.
+
+        Returns:
+            (weightings,) float64, 0..100.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class MeanIou:
+    """Per image and class: pixels shared, true and predicted; each (images, classes) int64."""
+
+    shared: Array
+    reference: Array
+    predicted: Array
+
+    @property
+    def images(self) -> int:
+        """How many images were scored."""
+        return int(self.shared.shape[0])
+
+    def values(self, weights: Array) -> Array:
+        """Mean over the classes that the reference or the prediction holds, as mmsegmentation averages."""
+        shared = weights @ self.shared.astype(np.float64)
+        union = weights @ (self.reference + self.predicted - self.shared).astype(np.float64)
+        present = union > 0
+        iou = np.divide(shared, union, out=np.zeros_like(shared), where=present)
+        mean: Array = 100.0 * iou.sum(axis=1) / np.maximum(1, present.sum(axis=1))
+        return mean
+
+
+@dataclass(frozen=True, slots=True)
+class Fraction:
+    """Per image: how many units were right and how many were judged; each (images,) int64."""
+
+    right: Array
+    judged: Array
+
+    @property
+    def images(self) -> int:
+        """How many images were scored."""
+        return int(self.right.shape[0])
+
+    def values(self, weights: Array) -> Array:
+        """Units that were right, over the units judged."""
+        right, judged = weights @ self.right.astype(np.float64), weights @ self.judged.astype(np.float64)
+        fraction: Array = 100.0 * right / np.maximum(1.0, judged)
+        return fraction
+
+
+def value(scores: ImageScores) -> float:
+    """The metric over all images, each counted once; percent."""
+    return float(scores.values(np.ones((1, scores.images)))[0])
+
+
+class ConfusionMatrix:
+    """Counts pixels by true and predicted class, image by image.
+
+    Args:
+        num_classes: Classes are 0..num_classes-1.
+        ignore: Pixels of this class in the reference are not judged (255 in ADE20K-style masks).
+
+    Source: the counting and averaging of mmsegmentation's IoUMetric and of the Pascal VOC evaluation.
+    """
+
+    def __init__(self, num_classes: int, *, ignore: int = IGNORE) -> None:
+        if num_classes < 1:
+            raise UserError(
+                f"a metric over {num_classes} classes", hint="the model must have at least one class"
+            )
+        self.num_classes = num_classes
+        self.ignore = ignore
+        self._total = np.zeros((num_classes, num_classes), dtype=np.int64)
+        self._counts: list[Array] = []
+
+    def add(self, reference: Array, predicted: Array) -> Array:
+        """Count one image and return its matrix, (classes, classes) int64, rows are the reference's classes.
+
+        Args:
+            reference: (H, W) integer mask, `ignore` where a pixel is not judged.
+            predicted: (H, W) integer class map.
+
+        Raises:
+            SpecError: The shapes differ, a value is no integer, or a class is out of range.
+        """
+        reference, predicted = np.asarray(reference), np.asarray(predicted)
+        if reference.shape != predicted.shape:
+            raise SpecError(
+                f"the class map is {list(predicted.shape)} and its mask {list(reference.shape)}",
+                hint="score at the size of the mask: resize the class map by nearest",
+            )
+        if reference.dtype.kind not in "iu" or predicted.dtype.kind not in "iu":
+            raise SpecError(f"class maps are integers, not {reference.dtype} and {predicted.dtype}")
+        judged = reference != self.ignore
+        true, guess = reference[judged].astype(np.int64), predicted[judged].astype(np.int64)
+        self._check_range(true, "mask")
+        self._check_range(guess, "class map")
+        matrix = np.bincount(true * self.num_classes + guess, minlength=self.num_classes**2)
+        matrix = matrix.reshape(self.num_classes, self.num_classes)
+        self._total += matrix
+        self._counts.append(np.stack([np.diagonal(matrix), matrix.sum(axis=1), matrix.sum(axis=0)]))
+        return matrix
+
+    def _check_range(self, classes: Array, what: str) -> None:
+        if classes.size and not 0 <= classes.min() <= classes.max() < self.num_classes:
+            raise SpecError(
+                f"the {what} holds class {int(classes.max() if classes.min() >= 0 else classes.min())}, "
+                f"expected 0..{self.num_classes - 1} or {self.ignore} for pixels that are not judged",
+                hint="check the class count of the model and the values of the masks",
+            )
+
+    @property
+    def matrix(self) -> Array:
+        """The sum over all images, (classes, classes) int64, rows are the reference's classes."""
+        return self._total.copy()
+
+    @property
+    def images(self) -> int:
+        """How many images were counted."""
+        return len(self._counts)
+
+    def mean_iou(self) -> MeanIou:
+        """The counts behind the mean IoU, per image.
+
+        Raises:
+            UserError: No image was counted.
+        """
+        counts = self._stacked()
+        return MeanIou(counts[:, 0], counts[:, 1], counts[:, 2])
+
+    def pixel_accuracy(self) -> Fraction:
+        """The counts behind the pixel accuracy, per image."""
+        counts = self._stacked()
+        return Fraction(counts[:, 0].sum(axis=1), counts[:, 1].sum(axis=1))
+
+    def class_iou(self) -> Array:
+        """IoU per class over all images, (classes,) float64 percent; NaN for a class that never occurs."""
+        shared = np.diagonal(self._total).astype(np.float64)
+        union = self._total.sum(axis=0) + self._total.sum(axis=1) - shared
+        iou: Array = np.divide(100.0 * shared, union, out=np.full_like(shared, np.nan), where=union > 0)
+        return iou
+
+    def _stacked(self) -> Array:
+        if not self._counts:
+            raise UserError("no image was scored", hint="give at least one labeled image")
+        return np.stack(self._counts)
+
+
+class TopK:
+    """Counts images whose true class is among the k highest scores.
+
+    Equal scores rank by class number, and a row with NaN is wrong, so that a model which answers the same
+    for every class is right by chance only.
+
+    Args:
+        ks: Which k to count.
+    """
+
+    def __init__(self, ks: Sequence[int] = (1, 5)) -> None:
+        self.ks = tuple(ks)
+        self._ranks: list[Array] = []
+
+    def add(self, scores: Array, labels: Array) -> None:
+        """Count a batch.
+
+        Args:
+            scores: (N, classes) float, logits or probabilities.
+            labels: (N,) integer classes.
+
+        Raises:
+            SpecError: The shapes do not fit or a label is out of range.
+        """
+        scores, labels = np.asarray(scores), np.asarray(labels)
+        if scores.ndim != 2 or labels.shape != scores.shape[:1]:
+            raise SpecError(
+                f"scores {list(scores.shape)} and labels {list(labels.shape)}, expected (N, classes) and (N,)"
+            )
+        classes = scores.shape[1]
+        if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+            raise SpecError(
+                f"a label lies outside 0..{classes - 1}: {int(labels.min())}..{int(labels.max())}"
+            )
+        true = np.take_along_axis(scores, labels[:, None].astype(np.int64), axis=1)
+        ahead = (scores == true) & (np.arange(classes)[None, :] < labels[:, None])
+        rank = np.count_nonzero((scores > true) | ahead, axis=1)
+        self._ranks.append(np.where(np.isnan(scores).any(axis=1), classes, rank))
+
+    @property
+    def images(self) -> int:
+        """How many images were counted."""
+        return sum(len(rank) for rank in self._ranks)
+
+    def top(self, k: int) -> Fraction:
+        """The counts behind top-`k` accuracy, per image.
+
+        Raises:
+            UserError: No image was counted.
+        """
+        if not self.images:
+            raise UserError("no image was scored", hint="give at least one labeled image")
+        rank = np.concatenate(self._ranks)
+        return Fraction((rank < k).astype(np.int64), np.ones_like(rank, dtype=np.int64))
