@@ -47,9 +47,7 @@ def _conv(layer: nn.Conv2d, out: Tensor) -> tuple[int, int]:
     return macs, macs + (out.numel() if layer.bias is not None else 0)
 
 
-def _layer_cost(
-    layer: nn.Module, inputs: tuple[Any, ...], out: Tensor, *, count_norms: bool
-) -> tuple[int, int]:
+def _layer_cost(layer: nn.Module, inputs: tuple[Any, ...], out: Tensor, *, norms: bool) -> tuple[int, int]:
     """(MACs, paper FLOPs) of one call of one leaf module."""
     if isinstance(layer, nn.Conv2d):
         return _conv(layer, out)
@@ -91,7 +89,7 @@ def count(model: nn.Module, input_size: tuple[int, int]) -> Cost:
             hook.remove()
     macs, flops, parts = 0, 0, dict.fromkeys(_part_names(model), 0)
     for name, layer, inputs, out in calls:
-        layer_macs, layer_flops = _layer_cost(layer, inputs, out, logits.ndim == 2)
+        layer_macs, layer_flops = _layer_cost(layer, inputs, out, norms=logits.ndim == 2)
         macs, flops = macs + layer_macs, flops + layer_flops
         for part in parts:
             if name.startswith(f"{part}."):

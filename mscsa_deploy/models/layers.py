@@ -88,11 +88,12 @@ def pool_matrix(source: int, target: int) -> Tensor:
 
     Cell i covers floor(i * source / target) up to, not including, ceil((i + 1) * source / target).
     """
-    matrix = torch.zeros(target, source)
+    rows = []
     for cell in range(target):
         start, stop = cell * source // target, -(-(cell + 1) * source // target)
-        matrix[cell, start:stop] = 1.0 / (stop - start)
-    return matrix
+        rows.append([1.0 / (stop - start) if start <= column < stop else 0.0 for column in range(source)])
+    # Made from plain numbers, so that a trace holds one constant.
+    return torch.tensor(rows)
 
 
 def adaptive_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
