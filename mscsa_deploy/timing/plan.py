@@ -56,10 +56,15 @@ class Preset(Config):
         """Refuse plans that could not give a number."""
         if self.blocks < 1 or self.min_samples < 1 or self.live_workers < 2:
             raise ValueError("'blocks' and 'min_samples' must be at least 1, 'live_workers' at least 2")
-        if min(self.min_seconds, self.warmup_seconds, self.warmup_runs, self.rewarm_runs, self.remeasures) < 0:
+        if (
+            min(self.min_seconds, self.warmup_seconds, self.warmup_runs, self.rewarm_runs, self.remeasures)
+            < 0
+        ):
             raise ValueError("durations and counts must not be negative")
         if self.row_cap_seconds < self.min_seconds or self.timeout_seconds <= 0:
-            raise ValueError("'row_cap_seconds' must not be below 'min_seconds', 'timeout_seconds' must be over 0")
+            raise ValueError(
+                "'row_cap_seconds' must not be below 'min_seconds', 'timeout_seconds' must be over 0"
+            )
 
     @property
     def block_runs(self) -> int:
