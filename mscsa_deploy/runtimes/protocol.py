@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,14 +106,6 @@ class Session(Protocol):
 
     def __exit__(self, *exc: object) -> None:
         """Close it."""
-
-
-@runtime_checkable
-class RunInto(Protocol):
-    """A session that can also write into arrays the caller owns, which saves the copy."""
-
-    def run_into(self, feed: Feed, out: dict[str, Array]) -> None:
-        """As `Session.run`, but fills the arrays of `out`, one per output, in place."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from mscsa_deploy.core.tensors import check_feed
-from mscsa_deploy.errors import UnsupportedError, UserError, unknown_name
+from mscsa_deploy.errors import StageError, UnsupportedError, UserError, unknown_name
 from mscsa_deploy.runtimes.protocol import KINDS, PRECISIONS, Capabilities, SessionSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from mscsa_deploy.core.tensors import Array, Feed, TensorSpec
+    from mscsa_deploy.errors import DeployError
     from mscsa_deploy.runtimes.protocol import OpProfile
 
 VendorErrors = AbstractContextManager[None]
@@ -79,16 +81,6 @@ class CheckedSession(ABC):
         with self._seam("inference"):
             return self._run(feed)
 
-    def run_into(self, feed: Feed, out: dict[str, Array]) -> None:
-        """As `run`, filling the caller's arrays, one per output.
-
-        Raises:
-            SpecError: An array of `feed` or `out` does not fit; nothing is written.
-        """
-        check_feed(self.outputs, out)
-        for name, value in self.run(feed).items():
-            out[name][...] = value
-
     def close(self) -> None:
         """Release the vendor's objects; closing twice is allowed."""
         if not self._closed:
@@ -103,7 +95,9 @@ class CheckedSession(ABC):
 
     def _refuse_closed(self) -> None:
         if self._closed:
-            raise UserError("the session is closed", hint="run it inside its with-block, or load the file again")
+            raise UserError(
+                "the session is closed", hint="run it inside its with-block, or load the file again"
+            )
 
     @abstractmethod
     def _run(self, feed: Feed) -> dict[str, Array]:
@@ -149,7 +143,9 @@ class CheckedRuntime(ABC):
         self._check_file(path)
         can = self.probe()
         if not can.available:
-            raise UnsupportedError(f"runtime '{self.name}' cannot run here: {can.reason}", hint=can.how_to_install)
+            raise UnsupportedError(
+                f"runtime '{self.name}' cannot run here: {can.reason}", hint=can.how_to_install
+            )
         if settings.device not in can.devices:
             raise UnsupportedError(
                 f"runtime '{self.name}' has no device '{settings.device}' on this machine",
@@ -176,7 +172,8 @@ class CheckedRuntime(ABC):
         if kind not in self.accepts:
             suffixes = [suffix for suffix, known in KINDS.items() if known in self.accepts]
             raise UserError(
-                f"runtime '{self.name}' cannot load '{path.name}'", hint=f"it loads files named {', '.join(suffixes)}"
+                f"runtime '{self.name}' cannot load '{path.name}'",
+                hint=f"it loads files named {', '.join(suffixes)}",
             )
         if not path.is_file():
             raise UserError(f"there is no model file '{path}'")
@@ -188,9 +185,31 @@ def join_precisions(found: Iterable[str]) -> str:
     return "+".join(name for name in PRECISIONS if name in present)
 
 
-def settings_options(settings: SessionSettings, *defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings' options laid over `defaults`, later ones first to yield."""
-    merged: dict[str, Any] = {}
-    for layer in (*defaults, settings.options):
-        merged.update(layer)
-    return merged
+@contextlib.contextmanager
+def vendor_errors(
+    table: Mapping[type[BaseException], type[DeployError]], *, runtime: str, subject: str, doing: str
+) -> Iterator[None]:
+    """Raise our error for each vendor exception of `table`, with the vendor's own in ``__cause__``.
+
+    Args:
+        table: Our class for each of the vendor's; the entry nearest in the exception's ancestry counts.
+        runtime: Name of the runtime, for the message.
+        subject: What it works on, usually the file's name.
+        doing: What it was doing, e.g. ``"inference"``.
+    """
+    try:
+        yield
+    except tuple(table) as error:
+        kind = next(table[ancestor] for ancestor in type(error).__mro__ if ancestor in table)
+        reason = brief(str(error)) or type(error).__name__
+        if issubclass(kind, StageError):
+            raise StageError(f"{runtime} {doing}", subject, reason) from error
+        raise kind(f"{runtime} {doing} refused '{subject}': {reason}") from error
+
+
+def brief(text: str, limit: int = 400) -> str:
+    """A vendor's message on one line without source locations, at most `limit` characters."""
+    lines = (line.strip() for line in text.splitlines())
+    kept = [line for line in lines if line and not line.startswith("Exception from ")]
+    joined = " ".join(kept)
+    return joined if len(joined) <= limit else f"{joined[: limit - 3]}..."

@@ -1,0 +1,305 @@
+"""The machine and software a result was measured on, and a fingerprint of what makes two results comparable.
+
+Nothing here names the machine, its user or a place on its disk, so a record may be published.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import msgspec
+import psutil
+
+_CPUINFO = Path("/proc/cpuinfo")
+_CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
+_CGROUP = Path("/sys/fs/cgroup")
+
+ISA_OF_INTEREST = (
+    # x86
+    "sse4_1", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni",
+    "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16",
+    # arm64, as Linux names them: fp16 arithmetic, int8 dot product, int8 and bf16 matrix multiply, vectors
+    "asimd", "fphp", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2",
+)  # fmt: skip
+
+PACKAGES = (
+    "mscsa-deploy", "numpy", "pillow", "torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime",
+    "onnxruntime-gpu", "openvino", "nncf", "tensorrt", "tensorrt-rtx", "safetensors",
+)  # fmt: skip
+
+EXECUTING = ("numpy", "torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx")
+"""Those of `PACKAGES` that take part in a timed inference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One NVIDIA GPU as ``nvidia-smi`` tells it; clocks in MHz, power in watts, None where not told."""
+
+    name: str
+    memory_bytes: int
+    driver: str
+    compute_capability: str
+    clock_sm_mhz: int | None = None
+    clock_sm_max_mhz: int | None = None
+    power_limit_w: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """Governor and clock of the first core in MHz, None or empty where the system does not tell."""
+
+    governor: str = ""
+    current_mhz: float | None = None
+    min_mhz: float | None = None
+    max_mhz: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """One machine at one moment.
+
+    Args:
+        cpu: Model name of the processor.
+        arch: ``"x86_64"``, ``"aarch64"``, ...
+        isa: Its instruction set extensions of `ISA_OF_INTEREST`, in that order.
+        cores_logical: Logical cores of the machine.
+        cores_physical: Physical cores; 0 where the system does not tell.
+        cores_allowed: Logical cores this process may run on.
+        cgroup_cpus: CPU quota of the container in cores, None without one.
+        cgroup_memory_bytes: Memory limit of the container, None without one.
+        memory_bytes: Physical memory.
+        memory_available_bytes: What of it was available.
+        clocks: Governor and clocks.
+        load_average: Over 1, 5 and 15 minutes.
+        gpus: NVIDIA GPUs, empty without the driver.
+        system: Operating system with its version, e.g. ``"Debian GNU/Linux 12"``.
+        kernel: Its release.
+        python: Version.
+        packages: Version by distribution name, of `PACKAGES` those that are installed.
+    """
+
+    cpu: str
+    arch: str
+    isa: tuple[str, ...]
+    cores_logical: int
+    cores_physical: int
+    cores_allowed: int
+    cgroup_cpus: float | None
+    cgroup_memory_bytes: int | None
+    memory_bytes: int
+    memory_available_bytes: int
+    clocks: Clocks
+    load_average: tuple[float, float, float]
+    gpus: tuple[Gpu, ...] = ()
+    system: str = ""
+    kernel: str = ""
+    python: str = ""
+    packages: dict[str, str] = field(default_factory=dict)
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits, equal for environments whose latencies may be compared."""
+        digest = hashlib.sha256(msgspec.json.encode(self.comparable(), order="sorted"))
+        return digest.hexdigest()[:16]
+
+    def comparable(self) -> dict[str, object]:
+        """The facts that must agree before two latencies are compared.
+
+        Hardware, limits, governor and the versions of what executes; not the moment's load, free memory
+        or current clock, nor the kernel's patch level.
+        """
+        facts = asdict(self)
+        moment = ("memory_bytes", "memory_available_bytes", "clocks", "load_average", "kernel")
+        return {
+            **{name: value for name, value in facts.items() if name not in moment},
+            "memory_gib": round(self.memory_bytes / (1 << 30)),
+            "governor": self.clocks.governor,
+            "max_mhz": self.clocks.max_mhz,
+            "gpus": [(gpu.name, gpu.driver, gpu.memory_bytes) for gpu in self.gpus],
+            "packages": {name: self.packages[name] for name in EXECUTING if name in self.packages},
+        }
+
+    def differences(self, other: Environment) -> dict[str, tuple[object, object]]:
+        """The comparable facts in which `self` and `other` differ, as pairs."""
+        mine, theirs = self.comparable(), other.comparable()
+        return {name: (value, theirs[name]) for name, value in mine.items() if value != theirs[name]}
+
+
+def read_environment() -> Environment:
+    """The environment of this process, read now; takes some milliseconds, or more with a GPU."""
+    memory = psutil.virtual_memory()
+    return Environment(
+        cpu=_cpu_model(),
+        arch=_arch(),
+        isa=isa_flags(),
+        cores_logical=psutil.cpu_count() or 1,
+        cores_physical=psutil.cpu_count(logical=False) or 0,
+        cores_allowed=_cores_allowed(),
+        cgroup_cpus=_cgroup_cpus(),
+        cgroup_memory_bytes=_cgroup_memory(),
+        memory_bytes=memory.total,
+        memory_available_bytes=memory.available,
+        clocks=read_clocks(),
+        load_average=_load_average(),
+        gpus=_gpus(),
+        system=_system(),
+        kernel=platform.release(),
+        python=platform.python_version(),
+        packages=package_versions(PACKAGES),
+    )
+
+
+def isa_flags() -> tuple[str, ...]:
+    """The processor's extensions of `ISA_OF_INTEREST`; empty where the system does not list them."""
+    for line in _lines(_CPUINFO):
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            present = set(value.split())
+            return tuple(flag for flag in ISA_OF_INTEREST if flag in present)
+    return ()
+
+
+def package_version(*names: str) -> str:
+    """Version of the first installed distribution of `names`, without importing it; empty if none is."""
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return ""
+
+
+def package_versions(names: tuple[str, ...]) -> dict[str, str]:
+    """Versions of the installed distributions of `names`."""
+    return {name: version for name in names if (version := package_version(name))}
+
+
+def read_clocks() -> Clocks:
+    """Governor and clocks of the first core, read now."""
+    frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
+    return Clocks(
+        governor="".join(_lines(_CPUFREQ / "scaling_governor")).strip(),
+        current_mhz=frequency.current if frequency and frequency.current else None,
+        min_mhz=frequency.min if frequency and frequency.min else None,
+        max_mhz=frequency.max if frequency and frequency.max else None,
+    )
+
+
+def _arch() -> str:
+    return {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
+
+
+def _cpu_model() -> str:
+    names = ("model name", "Model", "Hardware")
+    facts = dict(_split(line) for line in _lines(_CPUINFO) if ":" in line)
+    for name in names:
+        if facts.get(name):
+            return facts[name]
+    if "CPU part" in facts:
+        return f"ARM implementer {facts.get('CPU implementer', '?')} part {facts['CPU part']}"
+    return platform.processor() or _arch()
+
+
+def _split(line: str) -> tuple[str, str]:
+    key, _, value = line.partition(":")
+    return key.strip(), value.strip()
+
+
+def _cores_allowed() -> int:
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return psutil.cpu_count() or 1
+
+
+def _cgroup_cpus() -> float | None:
+    quota, _, period = "".join(_lines(_CGROUP / "cpu.max")).strip().partition(" ")
+    if quota.isdigit() and period.isdigit():
+        return int(quota) / int(period)
+    legacy = "".join(_lines(_CGROUP / "cpu/cpu.cfs_quota_us")).strip()
+    period = "".join(_lines(_CGROUP / "cpu/cpu.cfs_period_us")).strip()
+    return int(legacy) / int(period) if legacy.isdigit() and period.isdigit() else None
+
+
+def _cgroup_memory() -> int | None:
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        text = "".join(_lines(_CGROUP / name)).strip()
+        # Version 1 spells "no limit" as a number near 2**63.
+        if text.isdigit() and int(text) < 1 << 60:
+            return int(text)
+    return None
+
+
+def _load_average() -> tuple[float, float, float]:
+    one, five, fifteen = psutil.getloadavg()
+    return one, five, fifteen
+
+
+def _system() -> str:
+    with contextlib.suppress(OSError):
+        facts = platform.freedesktop_os_release()
+        return f"{facts.get('NAME', 'Linux')} {facts.get('VERSION_ID', '')}".strip()
+    return f"{platform.system()} {platform.version()}"
+
+
+def _gpus() -> tuple[Gpu, ...]:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ()
+    asked = "name,memory.total,driver_version,compute_cap,clocks.sm,clocks.max.sm,power.limit"
+    try:
+        answer = subprocess.run(  # noqa: S603 - fixed arguments, program found on the path
+            [tool, f"--query-gpu={asked}", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return parse_gpus(answer)
+
+
+def parse_gpus(answer: str) -> tuple[Gpu, ...]:
+    """The GPUs of a ``nvidia-smi`` answer: one CSV line each, in the order `_gpus` asks for."""
+    gpus = []
+    for line in answer.strip().splitlines():
+        fields = [part.strip() for part in line.split(",")]
+        if len(fields) != 7:
+            continue
+        name, memory, driver, capability, clock, clock_max, power = fields
+        gpus.append(
+            Gpu(
+                name=name,
+                memory_bytes=int(_number(memory) or 0) << 20,
+                driver=driver,
+                compute_capability=capability,
+                clock_sm_mhz=_whole(clock),
+                clock_sm_max_mhz=_whole(clock_max),
+                power_limit_w=_number(power),
+            )
+        )
+    return tuple(gpus)
+
+
+def _number(text: str) -> float | None:
+    with contextlib.suppress(ValueError):
+        return float(text)
+    return None
+
+
+def _whole(text: str) -> int | None:
+    number = _number(text)
+    return None if number is None else round(number)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []

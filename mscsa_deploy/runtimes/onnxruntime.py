@@ -1,0 +1,232 @@
+"""ONNX Runtime on the CPU, or on an NVIDIA GPU where its CUDA provider is installed.
+
+Options (`SessionSettings.options`):
+    graph_optimization_level: ``"all"`` (default), ``"extended"``, ``"basic"`` or ``"disabled"``.
+    session_config: Mapping of session configuration keys to strings, passed on as they are.
+    provider_options: Mapping of options of the execution provider.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import platform
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mscsa_deploy.core.environment import isa_flags, package_version
+from mscsa_deploy.core.tensors import Array, Feed, TensorSpec, check_feed
+from mscsa_deploy.errors import DeployError, StageError, UnsupportedError, UserError, unknown_name
+from mscsa_deploy.runtimes.profiling import PRECISION_OF, executed_precisions, zero_feed
+from mscsa_deploy.runtimes.protocol import Capabilities, OpProfile, OpRow, SessionSettings
+from mscsa_deploy.runtimes.session import (
+    CheckedRuntime,
+    CheckedSession,
+    VendorErrors,
+    join_precisions,
+    vendor_errors,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PROVIDERS = MappingProxyType({"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"})
+WARMUP_RUNS = 3
+
+ERRORS: MappingProxyType[str, type[DeployError]] = MappingProxyType(
+    {
+        "NoSuchFile": UserError,
+        "NoModel": UserError,
+        "InvalidProtobuf": UserError,
+        "InvalidGraph": UserError,
+        "InvalidArgument": UserError,
+        "NotImplemented": UnsupportedError,
+        "Fail": StageError,
+        "NotFound": StageError,
+        "EngineError": StageError,
+        "RuntimeException": StageError,
+        "ModelLoaded": StageError,
+        "ModelLoadCanceled": StageError,
+        "ModelRequiresCompilation": StageError,
+        "EPFail": StageError,
+        "DeviceReset": StageError,
+    }
+)
+"""Our error for each exception class of the vendor, by name; a test walks the vendor's module."""
+
+_DTYPES = MappingProxyType(
+    {
+        "tensor(float)": "float32",
+        "tensor(float16)": "float16",
+        "tensor(double)": "float64",
+        "tensor(uint8)": "uint8",
+        "tensor(int8)": "int8",
+        "tensor(uint16)": "uint16",
+        "tensor(int16)": "int16",
+        "tensor(int32)": "int32",
+        "tensor(int64)": "int64",
+        "tensor(bool)": "bool",
+    }
+)
+
+
+def seam(subject: str, doing: str) -> VendorErrors:
+    """Map ONNX Runtime's errors raised inside the block to ours."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as vendor
+
+    table: dict[type[BaseException], type[DeployError]] = {MemoryError: StageError, RuntimeError: StageError}
+    table.update({getattr(vendor, name): ours for name, ours in ERRORS.items() if hasattr(vendor, name)})
+    return vendor_errors(table, runtime="onnxruntime", subject=subject, doing=doing)
+
+
+class OnnxRuntime(CheckedRuntime):
+    """ONNX Runtime: loads ``.onnx`` files."""
+
+    name = "onnxruntime"
+    accepts = ("onnx",)
+    options = ("graph_optimization_level", "session_config", "provider_options")
+    how_to_install: ClassVar[str] = "pip install 'mscsa-deploy[onnxruntime]'"
+
+    def probe(self) -> Capabilities:
+        """Version and devices; fp16 only where the CPU has fp16 kernels (arm64) or there is a GPU."""
+        version = package_version("onnxruntime", "onnxruntime-gpu")
+        if importlib.util.find_spec("onnxruntime") is None:
+            return Capabilities(False, "onnxruntime is not installed", self.how_to_install, "", (), ())
+        try:
+            import onnxruntime as vendor
+        except ImportError as error:
+            return Capabilities(False, f"it does not import: {error}", self.how_to_install, version, (), ())
+        providers = vendor.get_available_providers()
+        devices = tuple(device for device, provider in PROVIDERS.items() if provider in providers)
+        half = "cuda" in devices or (platform.machine() == "aarch64" and "fphp" in isa_flags())
+        precisions = ("int8", "fp16", "fp32") if half else ("int8", "fp32")
+        return Capabilities(True, "", self.how_to_install, str(vendor.__version__), devices, precisions)
+
+    def load(self, path: Path, settings: SessionSettings) -> OnnxRuntimeSession:
+        """A session on exactly the device asked for; see `Runtime.load` for the errors."""
+        self.check(path, settings)
+        return OnnxRuntimeSession(path, settings)
+
+    def profile(self, path: Path, settings: SessionSettings, feed: Feed, *, runs: int = 20) -> OpProfile:
+        """Time by kernel from ONNX Runtime's own trace, after warm-up; microsecond resolution."""
+        can = self.check(path, settings)
+        rows = trace(path, settings, feed, runs=runs)
+        return OpProfile(self.name, can.version, join_precisions(executed_precisions(rows)), runs, rows)
+
+
+class OnnxRuntimeSession(CheckedSession):
+    """A loaded ONNX file; made by `OnnxRuntime.load`."""
+
+    def __init__(self, path: Path, settings: SessionSettings) -> None:
+        self._path, self._settings = path, settings
+        self._vendor: Any = _open(path, settings, _session_options(settings))
+        super().__init__(
+            tuple(_spec(node) for node in self._vendor.get_inputs()),
+            tuple(_spec(node) for node in self._vendor.get_outputs()),
+            threads=int(self._vendor.get_session_options().intra_op_num_threads),
+            seam=lambda doing: seam(path.name, doing),
+        )
+        self._names = [spec.name for spec in self.outputs]
+
+    def _run(self, feed: Feed) -> dict[str, Array]:
+        return dict(zip(self._names, self._vendor.run(self._names, feed), strict=True))
+
+    def _close(self) -> None:
+        self._vendor = None
+
+    def _read_precision(self) -> Iterable[str]:
+        settings = replace(self._settings, threads=1)
+        return executed_precisions(trace(self._path, settings, zero_feed(self.inputs), runs=1))
+
+
+def trace(path: Path, settings: SessionSettings, feed: Feed, *, runs: int) -> tuple[OpRow, ...]:
+    """One row per executed kernel, the slowest first, averaged over `runs` inferences after warm-up."""
+    options = _session_options(settings)
+    options.enable_profiling = True
+    with tempfile.TemporaryDirectory(prefix="mscsa-deploy-") as work:
+        options.profile_file_prefix = str(Path(work) / "trace")
+        session = _open(path, settings, options)
+        check_feed(tuple(_spec(node) for node in session.get_inputs()), feed)
+        with seam(path.name, "profiling"):
+            for _ in range(WARMUP_RUNS + runs):
+                session.run(None, dict(feed))
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    return _rows(events, runs)
+
+
+def _rows(events: list[dict[str, Any]], runs: int) -> tuple[OpRow, ...]:
+    starts = sorted(event["ts"] for event in events if event["name"] == "model_run")
+    kernels: dict[str, list[dict[str, Any]]] = {}
+    for event in events:
+        timed = event["name"].endswith("_kernel_time") and event["ts"] >= starts[WARMUP_RUNS]
+        if event.get("cat") == "Node" and timed:
+            kernels.setdefault(event["name"].removesuffix("_kernel_time"), []).append(event)
+    rows = [_row(name, calls, runs) for name, calls in kernels.items()]
+    return tuple(sorted(rows, key=lambda row: -row.ms))
+
+
+def _row(name: str, calls: list[dict[str, Any]], runs: int) -> OpRow:
+    facts = calls[0]["args"]
+    types = [kind for shapes in facts["input_type_shape"] for kind in shapes]
+    types += [kind for shapes in facts["output_type_shape"] for kind in shapes]
+    return OpRow(
+        node=name,
+        op=facts["op_name"],
+        precision=PRECISION_OF.get(types[0], types[0]) if types else "",
+        kernel=facts["provider"],
+        layout="",
+        ms=sum(call["dur"] for call in calls) / runs / 1000,
+        count=round(len(calls) / runs),
+    )
+
+
+def _open(path: Path, settings: SessionSettings, options: Any) -> Any:
+    import onnxruntime as vendor
+
+    provider = PROVIDERS[settings.device]
+    provider_options = dict(settings.options.get("provider_options", {}))
+    if settings.device == "cuda" and settings.precision == "fp32":
+        provider_options.setdefault("use_tf32", "0")
+    with seam(path.name, "loading"):
+        session = vendor.InferenceSession(
+            str(path), options, providers=[provider], provider_options=[provider_options]
+        )
+    session.disable_fallback()
+    if session.get_providers()[0] != provider:
+        raise StageError(
+            "onnxruntime loading", path.name, f"it runs on {session.get_providers()}, not on {provider}"
+        )
+    return session
+
+
+def _session_options(settings: SessionSettings) -> Any:
+    import onnxruntime as vendor
+
+    levels = {
+        "all": vendor.GraphOptimizationLevel.ORT_ENABLE_ALL,
+        "extended": vendor.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+        "basic": vendor.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+        "disabled": vendor.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    }
+    level = settings.options.get("graph_optimization_level", "all")
+    if level not in levels:
+        raise unknown_name("graph_optimization_level", str(level), levels)
+    options = vendor.SessionOptions()
+    options.intra_op_num_threads = settings.threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = levels[level]
+    # Its warnings tell about its own optimizer; what matters to us arrives as an exception or in the trace.
+    options.log_severity_level = 3
+    for key, value in settings.options.get("session_config", {}).items():
+        options.add_session_config_entry(str(key), str(value))
+    return options
+
+
+def _spec(node: Any) -> TensorSpec:
+    if node.type not in _DTYPES:
+        raise UnsupportedError(f"tensor '{node.name}' has type {node.type}, which this package does not feed")
+    shape = tuple(size if isinstance(size, int) else -1 for size in node.shape)
+    return TensorSpec(node.name, _DTYPES[node.type], shape)

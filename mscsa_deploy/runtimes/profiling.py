@@ -1,0 +1,58 @@
+"""What the profiles of different runtimes have in common: which operators do arithmetic, and type names."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mscsa_deploy.core.tensors import Feed, TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mscsa_deploy.runtimes.protocol import OpRow
+
+_MOVES_DATA = frozenset(
+    (  # noqa: SIM905 - forty quoted names read worse
+        "broadcast cast castlike concat const constant constantofshape convert dequantizelinear expand "
+        "fakequantize flatten gather gathernd identity input memcpyfromhost memcpytohost nonzero output pad "
+        "parameter quantizelinear reorder reorderinput reorderoutput reshape result scatternd shape shapeof "
+        "slice split splitv squeeze stridedslice tile transpose unsqueeze variadicsplit"
+    ).split()
+)
+"""Operators (ONNX, ONNX Runtime and OpenVINO names, lower case) that move or convert values only."""
+
+PRECISION_OF = MappingProxyType(
+    {
+        "float": "fp32",
+        "float32": "fp32",
+        "f32": "fp32",
+        "float16": "fp16",
+        "half": "fp16",
+        "f16": "fp16",
+        "bfloat16": "bf16",
+        "bf16": "bf16",
+        "int8": "int8",
+        "i8": "int8",
+        "uint8": "int8",
+        "u8": "int8",
+    }
+)
+"""Our name for an element type as a runtime spells it."""
+
+
+def does_arithmetic(op: str) -> bool:
+    """Whether an operator computes, rather than moving, reshaping or converting values."""
+    return op.lower() not in _MOVES_DATA
+
+
+def executed_precisions(rows: Iterable[OpRow]) -> tuple[str, ...]:
+    """Precision of every kernel of `rows` that does arithmetic."""
+    return tuple(row.precision for row in rows if does_arithmetic(row.op))
+
+
+def zero_feed(specs: tuple[TensorSpec, ...]) -> Feed:
+    """An all-zero feed for `specs`; a free axis gets size 1."""
+    return {spec.name: np.zeros([max(size, 1) for size in spec.shape], spec.dtype) for spec in specs}
