@@ -47,7 +47,7 @@ def class_map(logits: Array, height: int, width: int) -> Array:
     logits = _checked(logits)
     classes = logits.shape[0]
     low, high = _cell_bounds(logits)
-    # Weights are rounded, so that a float32 value may leave its corners' range by a few units in the last place.
+    # Weights are rounded: a float32 value may leave its corners' range by some units in the last place.
     slack = np.float32(_ROUNDING * max(float(-logits.min()), float(logits.max())))
     candidate = high >= low.max(axis=0) - slack
     counts = np.count_nonzero(candidate, axis=0)
@@ -58,7 +58,7 @@ def class_map(logits: Array, height: int, width: int) -> Array:
     if pairs > _PLAIN_BEYOND * classes * height * width:
         return plain_class_map(logits, height, width)
     # argmax of booleans is the first candidate: the answer wherever there is only one.
-    winners = np.argmax(candidate, axis=0)[y0][:, x0].astype(_dtype(classes))
+    winners: Array = np.argmax(candidate, axis=0)[y0][:, x0].astype(_dtype(classes))
     for count in np.unique(counts_of_pixels):
         if count > 1:
             rows, columns = np.nonzero(counts_of_pixels == count)
