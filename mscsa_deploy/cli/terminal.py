@@ -6,12 +6,13 @@ With ``--json`` exactly one JSON document goes to stdout and everything meant fo
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,27 +22,24 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_LINE_SECONDS = 2.0
-F = TypeVar("F", bound=Callable[..., Any])
+Command = Callable[..., Any]
 
 
-def common_options(function: F) -> F:
-    """Add ``--json``, ``-q`` and ``-v`` to a command, handed over as one `terminal` argument."""
+def common_options(function: Command) -> Command:
+    """Add ``--json``, ``-q`` and ``-v`` to a command and hand them over as one `terminal` argument.
+
+    Stands nearest to the function, so that these options come last in ``--help``.
+    """
 
     @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout; the rest on stderr.")
     @click.option("-q", "--quiet", is_flag=True, help="No progress and no remarks.")
     @click.option("-v", "--verbose", count=True, help="More remarks; twice for every node.")
+    @functools.wraps(function)
     def wrapper(*args: Any, as_json: bool, quiet: bool, verbose: int, **kwargs: Any) -> Any:
         _configure_logging(quiet=quiet, verbose=verbose)
         return function(*args, terminal=Terminal(as_json, quiet), **kwargs)
 
-    wrapper.__name__ = function.__name__
-    wrapper.__doc__ = function.__doc__
-    # Options declared below this decorator are carried over, so that order in the source is order in --help.
-    wrapper.__click_params__ = [  # type: ignore[attr-defined]  # click's own attribute
-        *getattr(function, "__click_params__", []),
-        *reversed(getattr(wrapper, "__click_params__", [])),
-    ]
-    return wrapper  # type: ignore[return-value]  # same call for click
+    return wrapper
 
 
 def _configure_logging(*, quiet: bool, verbose: int) -> None:

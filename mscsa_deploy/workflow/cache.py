@@ -1,4 +1,4 @@
-"""Finished pieces of work, kept under a key made of everything that decides them, so that nothing is done twice."""
+"""Finished work, kept under a key made of everything that decides it, so that nothing is done twice."""
 
 from __future__ import annotations
 

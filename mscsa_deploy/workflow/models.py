@@ -54,9 +54,9 @@ def list_models(progress: Progress = silent) -> Zoo:
 
 def _row(spec: ModelSpec, recipes: Sequence[str]) -> ZooRow:
     from mscsa_deploy.export.recipe import read_recipe
-    from mscsa_deploy.models.cost import cost_of
+    from mscsa_deploy.models.cost import model_cost
 
-    cost = cost_of(spec.name, spec.task)
+    cost = model_cost(spec.name, spec.task)
     recipe = f"{spec.name}.{spec.task}"
     return ZooRow(
         name=spec.name,

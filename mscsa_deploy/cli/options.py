@@ -1,0 +1,109 @@
+"""Option types and options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+Command = Callable[..., Any]
+
+
+class Size(click.ParamType[tuple[int, int]]):
+    """``H`` or ``HxW`` in pixels."""
+
+    name = "H[xW]"
+
+    def convert(
+        self, value: str | tuple[int, int], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """(height, width) of the text."""
+        if isinstance(value, tuple):
+            return value
+        numbers = value.lower().split("x")
+        if not 1 <= len(numbers) <= 2 or not all(number.isdecimal() for number in numbers):
+            self.fail(
+                f"'{value}' is not a size; expected H or HxW in pixels, e.g. 512 or 512x768", param, ctx
+            )
+        return int(numbers[0]), int(numbers[-1])
+
+
+class Batch(click.ParamType[int | Literal["dynamic"]]):
+    """A number of images, or ``dynamic``."""
+
+    name = "N|dynamic"
+
+    def convert(
+        self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | Literal["dynamic"]:
+        """The batch size of the text."""
+        if value == "dynamic":
+            return "dynamic"
+        if not str(value).isdecimal() or int(value) < 1:
+            self.fail(f"'{value}' is not a batch; expected a positive number or 'dynamic'", param, ctx)
+        return int(value)
+
+
+class Names(click.ParamType[tuple[str, ...]]):
+    """Names joined by commas."""
+
+    name = "A,B,..."
+
+    def convert(
+        self, value: str | tuple[str, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """The names of the text, in order."""
+        del param, ctx
+        if isinstance(value, tuple):
+            return value
+        return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
+SIZE = Size()
+BATCH = Batch()
+NAMES = Names()
+INPUT_FILE = click.Path(path_type=Path)
+OUTPUT_DIRECTORY = click.Path(path_type=Path, file_okay=False)
+
+
+def stacked(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, shown in the order given."""
+
+    def decorate(function: Command) -> Command:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+output_options = stacked(
+    click.option(
+        "-o", "--output-dir", "out", type=OUTPUT_DIRECTORY, required=True, help="Where the result goes."
+    ),
+    click.option("--force", is_flag=True, help="Replace what stands there."),
+)
+
+checkpoint_options = stacked(
+    click.option("--task", type=click.Choice(["cls", "seg"]), help="Classification or segmentation."),
+    click.option(
+        "--checkpoint", type=INPUT_FILE, metavar="FILE", help="Trained weights (.safetensors, .pth, .pt)."
+    ),
+    click.option(
+        "--key-map", type=INPUT_FILE, metavar="FILE", help="TOML of regex renames for the weights' names."
+    ),
+    click.option("--allow-partial", is_flag=True, help="Load what fits and list what does not."),
+    click.option(
+        "--random-weights", type=int, metavar="SEED", help="Random weights instead; the file says so."
+    ),
+    click.option("--num-classes", type=click.IntRange(min=1), help="Classes, if the head does not tell."),
+    click.option("--size", type=SIZE, help="Input height and width; multiples of 32 from 64 to 2048."),
+)
+
+foreign_options = stacked(
+    click.option(
+        "--preprocess", type=INPUT_FILE, metavar="FILE", help="Preprocessing (TOML) of a foreign ONNX file."
+    ),
+)

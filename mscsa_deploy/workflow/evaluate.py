@@ -1,0 +1,224 @@
+"""Accuracy and agreement of one artefact over an image set, measured through the session that an app would use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mscsa_deploy.core.progress import Progress, silent
+from mscsa_deploy.core.report import Metric, ParityNumbers
+from mscsa_deploy.core.tensors import Array
+from mscsa_deploy.errors import UserError
+from mscsa_deploy.imaging.classmap import class_map
+from mscsa_deploy.imaging.postprocess import resize_class_map
+from mscsa_deploy.imaging.preprocess import Preprocess, preprocess
+from mscsa_deploy.parity.bootstrap import paired_drop
+from mscsa_deploy.parity.compare import Comparator, Parity
+from mscsa_deploy.parity.metrics import ConfusionMatrix, ImageScores, TopK, value
+
+if TYPE_CHECKING:
+    from mscsa_deploy.imaging.dataset import Dataset
+    from mscsa_deploy.runtimes.protocol import Session
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSet:
+    """The images something is judged on, and how the model wants to see them.
+
+    Args:
+        dataset: Images and, where there are any, labels or masks.
+        preprocess: The model's own preprocessing.
+        task: ``"cls"`` or ``"seg"``.
+        classes: Of the model's output.
+        limit: At most this many images, the first ones; None for all.
+    """
+
+    dataset: Dataset
+    preprocess: Preprocess
+    task: str
+    classes: int
+    limit: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.dataset) if self.limit is None else min(self.limit, len(self.dataset))
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """Content hash of every image, in order."""
+        return tuple(self.dataset.content_hash(index) for index in range(len(self)))
+
+    def input(self, index: int) -> Array:
+        """Image `index` as the model takes it, (1, 3, h, w) float32."""
+        return preprocess(self.dataset.load(index)[0], self.preprocess)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What one artefact answered over an image set.
+
+    Args:
+        images: How many images were run.
+        scores: Per-image counts by metric name, the headline metric first; empty without labels.
+        parity: How far the outputs lie from the reference's; None when this is the reference.
+        parts: Headline metric over the named parts of the set (e.g. seen and held-out objects), percent.
+    """
+
+    images: int
+    scores: Mapping[str, ImageScores] = field(default_factory=dict)
+    parity: Parity | None = None
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+    def metric(self, reference: Evaluation | None) -> Metric | None:
+        """The headline metric with its drop against `reference` and the paired bootstrap interval."""
+        if not self.scores:
+            return None
+        (name, headline), *rest = self.scores.items()
+        others = {other: round(value(scores), 4) for other, scores in rest}
+        others |= {f"{name} {part}": round(percent, 4) for part, percent in self.parts.items()}
+        if reference is None or not reference.scores:
+            return Metric(name=name, value=value(headline), images=self.images, others=others)
+        drop = paired_drop(reference.scores[name], headline)
+        return Metric(
+            name=name,
+            value=drop.value,
+            reference=drop.reference,
+            drop=drop.points,
+            drop_ci95=(drop.low, drop.high),
+            images=self.images,
+            others=others,
+        )
+
+    def parity_numbers(self) -> ParityNumbers | None:
+        """The parity as the report holds it."""
+        parity = self.parity
+        if parity is None:
+            return None
+        return ParityNumbers(
+            max_abs=parity.max_abs,
+            max_abs_over_range=parity.max_abs_over_range,
+            cosine=parity.cosine,
+            argmax_agreement=parity.argmax_agreement,
+            sqnr_db=parity.sqnr_db,
+        )
+
+
+def evaluate(
+    session: Session,
+    images: ImageSet,
+    *,
+    reference: Path | None = None,
+    keep: Path | None = None,
+    progress: Progress = silent,
+    label: str = "evaluate",
+) -> Evaluation:
+    """Run every image of `images` and score the answers.
+
+    Args:
+        session: A loaded artefact with one image input, batch 1.
+        images: What to run.
+        reference: Outputs that an earlier call kept, to compare with.
+        keep: Where to keep this run's outputs, a ``.npy`` of (images, ...).
+        progress: Told about every image.
+        label: What the progress calls this.
+
+    Raises:
+        UserError: The session takes more than one image, or there are no images.
+    """
+    if len(images) == 0:
+        raise UserError(f"'{images.dataset.name}' holds no images", hint="name a folder of images")
+    judge = _judge(images)
+    comparator = Comparator() if reference is not None else None
+    expected = np.load(reference, mmap_mode="r") if reference is not None else None
+    kept: Array | None = None
+    for index in range(len(images)):
+        progress(index, len(images), label)
+        image, target = images.dataset.load(index)
+        output = _only_output(session, preprocess(image, images.preprocess))
+        if keep is not None:
+            if kept is None:
+                kept = np.lib.format.open_memmap(
+                    keep, mode="w+", dtype=output.dtype, shape=(len(images), *output.shape[1:])
+                )
+            kept[index] = output[0]
+        if comparator is not None and expected is not None:
+            comparator.add(expected[index : index + 1], output, names=[str(index)])
+        judge.add(output, image, target)
+    progress(len(images), len(images), label)
+    return Evaluation(
+        images=len(images),
+        scores=judge.scores(),
+        parity=comparator.result() if comparator else None,
+        parts=_part_values(images, judge.scores()),
+    )
+
+
+def _only_output(session: Session, array: Array) -> Array:
+    name = session.inputs[0].name
+    return next(iter(session.run({name: array}).values()))
+
+
+def _judge(images: ImageSet) -> _SegmentationJudge | _ClassificationJudge:
+    return (
+        _SegmentationJudge(images.classes, images.preprocess)
+        if images.task == "seg"
+        else _ClassificationJudge()
+    )
+
+
+@dataclass
+class _SegmentationJudge:
+    """Class maps at the picture's size against masks."""
+
+    classes: int
+    spec: Preprocess
+    matrix: ConfusionMatrix = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.matrix = ConfusionMatrix(self.classes)
+
+    def add(self, output: Array, image: Array, target: int | Array | None) -> None:
+        if not isinstance(target, np.ndarray):
+            return
+        answer = output[0]
+        if answer.ndim == 3:
+            answer = class_map(answer, (self.spec.height, self.spec.width))
+        self.matrix.add(target, resize_class_map(answer, target.shape[:2]))
+
+    def scores(self) -> dict[str, ImageScores]:
+        if not self.matrix.images:
+            return {}
+        return {"mIoU": self.matrix.mean_iou(), "pixel accuracy": self.matrix.pixel_accuracy()}
+
+
+@dataclass
+class _ClassificationJudge:
+    """Logits against labels."""
+
+    ranks: TopK = field(default_factory=TopK)
+
+    def add(self, output: Array, image: Array, target: int | Array | None) -> None:
+        del image
+        if isinstance(target, int):
+            self.ranks.add(output, np.array([target]))
+
+    def scores(self) -> dict[str, ImageScores]:
+        if not self.ranks.images:
+            return {}
+        return {"top-1": self.ranks.top(1), "top-5": self.ranks.top(5)}
+
+
+def _part_values(images: ImageSet, scores: Mapping[str, ImageScores]) -> dict[str, float]:
+    """The headline metric over each named part of the set, where the set has parts."""
+    part_of: Callable[[int], str] | None = getattr(images.dataset, "part_of", None)
+    if part_of is None or not scores:
+        return {}
+    headline = next(iter(scores.values()))
+    parts = [part_of(index) for index in range(len(images))]
+    weights = {part: np.array([[float(other == part) for other in parts]]) for part in dict.fromkeys(parts)}
+    if len(weights) < 2:
+        return {}
+    return {part: float(headline.values(weight)[0]) for part, weight in weights.items()}
