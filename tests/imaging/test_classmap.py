@@ -1,4 +1,4 @@
-"""The fast class map equals the plain one bit for bit, and the plain one equals PyTorch's upsampling."""
+"""The fast class map equals the plain one bit for bit, and PyTorch's upsampling within rounding."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mscsa_deploy.errors import SpecError, StageError
-from mscsa_deploy.imaging.classmap import class_map, plain_class_map, resize_nearest
+from mscsa_deploy.imaging.classmap import best_classes, class_map, resize_nearest
 
 
 def blobs(classes, height, width, *, seed=0, step=0.0):
@@ -23,6 +23,18 @@ def blobs(classes, height, width, *, seed=0, step=0.0):
     return np.round(logits / step).astype(np.float32) * np.float32(step) if step else logits
 
 
+def plain_class_map(logits, size):
+    """Every class at full size, then argmax."""
+    taps = []
+    for source, target in zip(logits.shape[1:], size, strict=True):
+        place = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
+        first = np.floor(place).astype(int)
+        taps.append((first, np.minimum(first + 1, source - 1), (place - first).astype(np.float32)))
+    (top, bottom, down), (left, right, across) = taps
+    wide = logits[:, :, left] + (logits[:, :, right] - logits[:, :, left]) * across
+    return np.argmax(wide[:, top] + (wide[:, bottom] - wide[:, top]) * down[:, None], axis=0)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 999),
@@ -33,24 +45,24 @@ def blobs(classes, height, width, *, seed=0, step=0.0):
 )
 def test_class_map_equals_plain_form(seed, classes, small, large, step):
     logits = blobs(classes, *small, seed=seed, step=step)
-    np.testing.assert_array_equal(class_map(logits, *large), plain_class_map(logits, *large))
+    np.testing.assert_array_equal(class_map(logits, large), plain_class_map(logits, large))
 
 
-@pytest.mark.parametrize("classes", [13, 150, 300])
-def test_class_map_full_size_equals_plain_form(classes):
-    logits = blobs(classes, 64, 64)
-    fast = class_map(logits, 512, 512)
+@pytest.mark.parametrize(("classes", "size"), [(13, 512), (150, 256), (300, 128)])
+def test_class_map_full_size_equals_plain_form(classes, size):
+    logits = blobs(classes, size // 8, size // 8)
+    fast = class_map(logits, (size, size))
     assert fast.dtype == (np.uint16 if classes > 256 else np.uint8)
-    np.testing.assert_array_equal(fast, plain_class_map(logits, 512, 512))
+    np.testing.assert_array_equal(fast, plain_class_map(logits, (size, size)))
 
 
-def test_class_map_noise_takes_the_plain_form_and_agrees():
+def test_class_map_noise_equals_plain_form():
     logits = np.random.default_rng(0).normal(size=(20, 8, 8)).astype(np.float32)
-    np.testing.assert_array_equal(class_map(logits, 64, 64), plain_class_map(logits, 64, 64))
+    np.testing.assert_array_equal(class_map(logits, (64, 64)), plain_class_map(logits, (64, 64)))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (37, 50), (8, 8), (5, 3)])
-def test_plain_class_map_equals_torch(size):
+def test_class_map_equals_torch(size):
     torch = pytest.importorskip("torch")
     logits = np.random.default_rng(1).normal(size=(6, 8, 8)).astype(np.float32)
     wide = torch.nn.functional.interpolate(
@@ -60,34 +72,49 @@ def test_plain_class_map_equals_torch(size):
     # float32 sums of values near 1 differ from exact ones by about 1e-7: closer contests may go either way
     clear = (first - second).numpy() > 1e-5
     assert clear.mean() > 0.99
-    np.testing.assert_array_equal(plain_class_map(logits, *size)[clear], wide.argmax(0).numpy()[clear])
+    np.testing.assert_array_equal(class_map(logits, size)[clear], wide.argmax(0).numpy()[clear])
 
 
 def test_class_map_of_equal_values_lower_class_wins():
-    assert not class_map(np.zeros((5, 4, 4), np.float32), 32, 32).any()
+    assert not class_map(np.zeros((5, 4, 4), np.float32), (32, 32)).any()
 
 
 def test_class_map_nan_refused():
     logits = np.zeros((2, 2, 2), np.float32)
     logits[1, 0, 0] = np.nan
     with pytest.raises(StageError, match="NaN"):
-        class_map(logits, 4, 4)
+        class_map(logits, (4, 4))
 
 
 def test_class_map_batch_refused():
     with pytest.raises(SpecError, match="expected \\(classes, h, w\\)"):
-        class_map(np.zeros((1, 2, 2, 2), np.float32), 4, 4)
+        class_map(np.zeros((1, 2, 2, 2), np.float32), (4, 4))
 
 
 def test_resize_nearest_takes_the_class_under_the_center():
     classes = np.array([[1, 2], [3, 4]], np.uint16)
-    assert resize_nearest(classes, 4, 2).tolist() == [[1, 2], [1, 2], [3, 4], [3, 4]]
-    assert resize_nearest(resize_nearest(classes, 9, 7), 2, 2).tolist() == classes.tolist()
-    assert resize_nearest(classes, 3, 3).dtype == np.uint16
+    assert resize_nearest(classes, (4, 2)).tolist() == [[1, 2], [1, 2], [3, 4], [3, 4]]
+    assert resize_nearest(resize_nearest(classes, (9, 7)), (2, 2)).tolist() == classes.tolist()
+    assert resize_nearest(classes, (3, 3)).dtype == np.uint16
 
 
 def test_resize_nearest_equals_pillow():
     image = pytest.importorskip("PIL.Image")
     classes = np.random.default_rng(0).integers(0, 9, (31, 17), dtype=np.uint8)
     expected = np.asarray(image.fromarray(classes).resize((40, 23), image.Resampling.NEAREST))
-    np.testing.assert_array_equal(resize_nearest(classes, 23, 40), expected)
+    np.testing.assert_array_equal(resize_nearest(classes, (23, 40)), expected)
+
+
+def test_best_classes_are_softmax_probabilities_the_best_first():
+    (first, most), (second, less) = best_classes(np.log(np.array([1.0, 6.0, 3.0], np.float32)), 2)
+    assert (first, second) == (1, 2)
+    assert (most, less) == (pytest.approx(0.6), pytest.approx(0.3))
+
+
+def test_best_classes_of_equal_logits_lower_class_first():
+    assert [index for index, _ in best_classes(np.zeros(9, np.float32))] == [0, 1, 2, 3, 4]
+
+
+def test_best_classes_nan_refused():
+    with pytest.raises(StageError, match="NaN"):
+        best_classes(np.array([0.0, np.nan], np.float32))
