@@ -51,8 +51,8 @@ ERRORS: MappingProxyType[str, type[DeployError]] = MappingProxyType(
         "NotImplementedFailure": UnsupportedError,
         "OpConversionFailure": UnsupportedError,
         "InitializationFailure": StageError,
-        "GeneralFailure": StageError,
-        "OpValidationFailure": StageError,
+        "GeneralFailure": UserError,
+        "OpValidationFailure": UserError,
     }
 )
 """Our error for each exception class of the vendor, by name; a test walks the vendor's module."""
@@ -208,15 +208,22 @@ def _compile(path: Path, settings: SessionSettings, *, count_time: bool) -> Any:
         "INFERENCE_NUM_THREADS": settings.threads,
         "PERF_COUNT": count_time,
     }
-    core = vendor.Core()
     with seam(path.name, "reading", otherwise=UserError):
-        model = core.read_model(str(path))
+        model = _read(path)
     with seam(path.name, "compiling"):
-        compiled = core.compile_model(model, settings.device.upper(), properties)
+        compiled = vendor.Core().compile_model(model, settings.device.upper(), properties)
         pinned = PRECISION_OF[compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()]
     if pinned != asked:
         raise StageError("openvino compiling", path.name, f"asked to run in {asked}, it runs in {pinned}")
     return compiled
+
+
+def _read(path: Path) -> Any:
+    """The model, read by the front end of its kind; the generic reader tries and logs every other one."""
+    from openvino.frontend import FrontEndManager
+
+    front_end = FrontEndManager().load_by_framework("ir" if path.suffix.lower() == ".xml" else "onnx")
+    return front_end.convert(front_end.load(str(path)))
 
 
 def _text(value: Any) -> str:

@@ -15,14 +15,17 @@ if TYPE_CHECKING:
     from mscsa_deploy.runtimes.protocol import OpRow
 
 _MOVES_DATA = frozenset(
-    (  # noqa: SIM905 - forty quoted names read worse
+    (  # noqa: SIM905 - sixty quoted names read worse
         "broadcast cast castlike concat const constant constantofshape convert dequantizelinear expand "
         "fakequantize flatten gather gathernd identity input memcpyfromhost memcpytohost nonzero output pad "
         "parameter quantizelinear reorder reorderinput reorderoutput reshape result scatternd shape shapeof "
-        "slice split splitv squeeze stridedslice tile transpose unsqueeze variadicsplit"
+        "slice split splitv squeeze stridedslice tile transpose unsqueeze variadicsplit "
+        "_reshape_alias _to_copy _unsafe_view alias arange as_strided cat clone constant_pad_nd copy copy_ "
+        "contiguous detach empty lift_fresh permute resolve_conj resolve_neg select split_with_sizes stack t to "
+        "unbind view zeros"
     ).split()
 )
-"""Operators (ONNX, ONNX Runtime and OpenVINO names, lower case) that move or convert values only."""
+"""Lower-case names of operators that only move or convert values: ONNX's and the runtimes', then ATen's."""
 
 PRECISION_OF = MappingProxyType(
     {
