@@ -1,0 +1,1 @@
+"""The segmentation tail: upsampling and argmax as equivalent sub-graphs, one chosen by measuring."""

@@ -1,0 +1,90 @@
+"""The table of tail forms, and appending one to a graph of logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from mscsa_deploy.errors import UnsupportedError, UserError, unknown_name
+from mscsa_deploy.graphs.build import Builder
+from mscsa_deploy.graphs.tail import cells, pruned, static
+from mscsa_deploy.graphs.tail.grid import TailShape
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    Build = Callable[[Builder, ir.Value, TailShape, int], ir.Value]
+
+CLASSMAP = "classmap"
+
+
+@dataclass(frozen=True, slots=True)
+class TailForm:
+    """One way to turn logits into a class map.
+
+    Args:
+        build: Adds the nodes; arguments are builder, logits, shape and the output's ONNX element type.
+        static_shapes: Whether no shape inside depends on the values; TensorRT takes only such forms.
+        dynamic_batch: Whether the batch may be a free axis.
+    """
+
+    build: Build
+    static_shapes: bool
+    dynamic_batch: bool
+
+
+REFERENCE_FORM = "plain"
+TAIL_FORMS: Mapping[str, TailForm] = {
+    "plain": TailForm(static.plain, static_shapes=True, dynamic_batch=True),
+    "channels_last": TailForm(static.channels_last, static_shapes=True, dynamic_batch=True),
+    "strips": TailForm(static.strips, static_shapes=True, dynamic_batch=True),
+    "strips_first": TailForm(static.strips_first, static_shapes=True, dynamic_batch=True),
+    "pruned": TailForm(pruned.pruned, static_shapes=False, dynamic_batch=True),
+    "pruned_channels_last": TailForm(pruned.pruned_channels_last, static_shapes=False, dynamic_batch=True),
+    "cells": TailForm(cells.cells, static_shapes=False, dynamic_batch=False),
+}
+
+
+def forms_for(*, static_shapes: bool, dynamic_batch: bool) -> tuple[str, ...]:
+    """Names of the forms that fit a runtime that needs `static_shapes` or a model with a `dynamic_batch`."""
+    return tuple(
+        name
+        for name, form in TAIL_FORMS.items()
+        if (form.static_shapes or not static_shapes) and (form.dynamic_batch or not dynamic_batch)
+    )
+
+
+def append_tail(model: ir.Model, form: str, size: tuple[int, int]) -> None:
+    """Replace the output ``logits`` (N, C, h, w) by ``classmap`` (N, H, W), in place.
+
+    Args:
+        model: Its only output is float32 logits with static C, h and w.
+        form: A name of `TAIL_FORMS`.
+        size: H and W; one whole multiple of h and w.
+
+    The class map is uint8, or uint16 past 256 classes.
+
+    Raises:
+        UserError: Unknown form, or the output or the size does not fit.
+        UnsupportedError: The batch is dynamic and the form needs a fixed one.
+    """
+    if form not in TAIL_FORMS:
+        raise unknown_name("tail form", form, TAIL_FORMS)
+    if len(model.graph.outputs) != 1:
+        raise UserError(f"the graph has {len(model.graph.outputs)} outputs, expected one: logits")
+    logits = model.graph.outputs[0]
+    dims = tuple(size if isinstance(size, int) else -1 for size in logits.shape or ())
+    if len(dims) != 4 or -1 in dims[1:]:
+        raise UserError(f"output '{logits.name}' has shape {list(dims)}, expected (N, C, h, w), static but N")
+    shape = TailShape.between(dims, size)
+    if shape.batch == -1 and not TAIL_FORMS[form].dynamic_batch:
+        raise UnsupportedError(f"tail form '{form}' needs a fixed batch", hint="export with --batch N")
+    element = ir.DataType.UINT8 if shape.classes <= 256 else ir.DataType.UINT16
+    result = TAIL_FORMS[form].build(Builder(model.graph, "tail"), logits, shape, int(element))
+    result.name = CLASSMAP
+    result.type = ir.TensorType(element)
+    assert logits.shape is not None
+    result.shape = ir.Shape([logits.shape[0], *shape.size])
+    model.graph.outputs[0] = result
