@@ -26,9 +26,7 @@ class Injection(nn.Module):
         gate_at: ``"low"`` clips the gate before upsampling it, ``"high"`` after.
     """
 
-    def __init__(
-        self, local: int, coarse: int, out: int, *, embed_local: bool = True, gate_at: GateAt = "low"
-    ) -> None:
+    def __init__(self, local: int, coarse: int, out: int, *, embed_local: bool = True, gate_at: GateAt = "low") -> None:
         super().__init__()
         self.local_embedding: nn.Module = conv_bn(local, out) if embed_local else nn.Identity()
         self.global_embedding = conv_bn(coarse, out)
@@ -40,9 +38,7 @@ class Injection(nn.Module):
         """Fine (N, local, H, W) and coarse (N, coarse, h, w) to (N, out, H, W)."""
         size = spatial_size(fine)
         gate = self.global_act(coarse)
-        if self.gate_at == "low":
-            gate = resize_bilinear(self.act(gate), size)
-        else:
-            gate = self.act(resize_bilinear(gate, size))
+        low = self.gate_at == "low"
+        gate = resize_bilinear(self.act(gate), size) if low else self.act(resize_bilinear(gate, size))
         out: Tensor = self.local_embedding(fine) * gate + resize_bilinear(self.global_embedding(coarse), size)
         return out

@@ -247,9 +247,7 @@ class Mscsa(nn.Module):
         """Four maps (N, c_i, H_i, W_i), finest first, to one (N, C, h, w); channels stay ordered by stage."""
         height, width = spatial_size(maps[-1])
         size = (-(-height // self.pool_stride), -(-width // self.pool_stride))
-        pooled = [
-            squeeze(adaptive_pool(each, size)) for squeeze, each in zip(self.squeeze, maps, strict=True)
-        ]
+        pooled = [squeeze(adaptive_pool(each, size)) for squeeze, each in zip(self.squeeze, maps, strict=True)]
         x = torch.cat(pooled, dim=1)
         for block in self.blocks:
             x = block(x)

@@ -170,9 +170,7 @@ def model_spec(name: str, task: str) -> ModelSpec:
 def check_options(spec: ModelSpec, options: ModelOptions) -> None:
     """Raise `UserError` if an option is set that this model does not have."""
     default = ModelOptions(num_classes=options.num_classes)
-    changed = [
-        f.name for f in dataclasses.fields(options) if getattr(options, f.name) != getattr(default, f.name)
-    ]
+    changed = [f.name for f in dataclasses.fields(options) if getattr(options, f.name) != getattr(default, f.name)]
     if changed and not spec.mscsa:
         raise UserError(f"{spec.name} has no MSCSA module, so {', '.join(changed)} cannot be set for it")
     if options.cls_head == "concat" and (spec.family, spec.task) != ("pvt_v2", "cls"):
@@ -181,9 +179,7 @@ def check_options(spec: ModelSpec, options: ModelOptions) -> None:
             hint="it is a choice of the PVTv2 classifiers with MSCSA",
         )
     if options.gate_at != "low" and spec.task != "seg":
-        raise UserError(
-            f"gate_at does not apply to {spec.name} for {spec.task}: a classifier has no fusion gate"
-        )
+        raise UserError(f"gate_at does not apply to {spec.name} for {spec.task}: a classifier has no fusion gate")
 
 
 def build_model(name: str, task: str, options: ModelOptions | None = None) -> nn.Module:

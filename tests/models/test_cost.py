@@ -43,15 +43,11 @@ def test_cost_meets_the_reference_row(name, task, params, macs, flops):
     assert cost.params == pytest.approx(params * 1e6, rel=BOUND)
     assert cost.macs == pytest.approx(macs * 1e6, rel=BOUND)
     assert cost.paper_flops == pytest.approx(flops * 1e6, rel=BOUND)
-    assert all(
-        type(value) is int for value in (cost.params, cost.macs, cost.paper_flops, *cost.parts.values())
-    )
+    assert all(type(value) is int for value in (cost.params, cost.macs, cost.paper_flops, *cost.parts.values()))
 
 
 def test_every_model_and_task_has_a_row():
-    assert {(name, task) for name, task, *_ in ROWS} == {
-        (name, task) for name in MODEL_NAMES for task in TASKS
-    }
+    assert {(name, task) for name, task, *_ in ROWS} == {(name, task) for name in MODEL_NAMES for task in TASKS}
 
 
 @pytest.mark.parametrize(("name", "task"), [row[:2] for row in ROWS if row[:2] not in ROUNDS_AWAY])
