@@ -1,0 +1,117 @@
+"""Passing samples through a library's calibrator: one at a time, watched for NaN, its printing kept off stdout."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mscsa_deploy.calibration.checks import check_finite
+from mscsa_deploy.errors import StageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mscsa_deploy.calibration.samples import Samples
+    from mscsa_deploy.calibration.source import Source
+    from mscsa_deploy.core.progress import Progress
+    from mscsa_deploy.core.tensors import Array, Feed
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Send what the library prints to our log: standard output belongs to the command line's answer."""
+    spoken = io.StringIO()
+    with contextlib.redirect_stdout(spoken), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    for line in spoken.getvalue().splitlines():
+        log.debug("onnxruntime: %s", line)
+
+
+class _OneFeed:
+    """A calibration reader that holds a single feed."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed: Feed | None = feed
+
+    def get_next(self) -> dict[str, Array] | None:
+        feed, self.feed = self.feed, None
+        return dict(feed) if feed is not None else None
+
+
+class _WatchedSession:
+    """A session that remembers whether its last results were all finite."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.finite = True
+
+    def get_outputs(self) -> Any:
+        return self.session.get_outputs()
+
+    def get_inputs(self) -> Any:
+        return self.session.get_inputs()
+
+    def run(self, names: Any, feed: dict[str, Array]) -> Any:
+        results = self.session.run(names, feed)
+        floats = (array for array in results if issubclass(array.dtype.type, np.floating))
+        self.finite = all(bool(np.isfinite(array).all()) for array in floats)
+        return results
+
+
+class Feeder:
+    """Passes every sample through a calibrator, one in memory at a time.
+
+    Args:
+        source: The float model, to name the node when a value is not finite.
+        samples: What to pass.
+        progress: Told after each sample.
+        total: How many samples all passes together make.
+    """
+
+    def __init__(self, source: Source, samples: Samples, progress: Progress, total: int) -> None:
+        self.source = source
+        self.samples = samples
+        self.progress = progress
+        self.total = total
+        self.done = 0
+
+    def feed(self, calibrator: Any) -> None:
+        """Collect from every sample; raises `StageError` when a value is NaN or infinite."""
+        calibrator.infer_session = watched = _WatchedSession(calibrator.infer_session)
+        for index, feed in enumerate(self.samples):
+            label = f"sample {index + 1} of '{self.samples.name}'"
+            if self.done == 0:
+                check_finite(self.source, feed, label)
+            try:
+                with quiet():
+                    calibrator.collect_data(_OneFeed(feed))
+            except RuntimeError as error:
+                raise StageError("calibrate", str(self.source.path), str(error)) from error
+            if not watched.finite:
+                check_finite(self.source, feed, label)
+            self.done += 1
+            self.progress(self.done, self.total, "calibrate")
+
+
+def open_session(calibrator: Any) -> None:
+    """Write the augmented graph and open a single-threaded session on it."""
+    import onnxruntime
+
+    calibrator.augment_graph()
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    # Without the arena, memory of one sample goes back before the next one needs it.
+    options.enable_cpu_mem_arena = False
+    options.log_severity_level = 3
+    calibrator.infer_session = onnxruntime.InferenceSession(
+        calibrator.augmented_model_path, options, providers=["CPUExecutionProvider"]
+    )

@@ -1,0 +1,224 @@
+"""What a quantizer is told, read from `calibration/*.toml`: the only place of these settings."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from mscsa_deploy.core.config import Config, read_toml, to_plain
+from mscsa_deploy.core.shipped import shipped_file, shipped_folder, shipped_names
+from mscsa_deploy.errors import UserError
+
+if TYPE_CHECKING:
+    from typing import Any
+
+Observer = Literal["minmax", "moving_average", "percentile", "entropy", "mse"]
+HISTOGRAM_OBSERVERS: tuple[Observer, ...] = ("percentile", "entropy", "mse")
+
+
+class FloatRule(Config, frozen=True, kw_only=True):
+    """Which nodes stay float, and why. A node matches when every condition that is given holds.
+
+    Args:
+        reason: Told with every node that this rule leaves float.
+        nodes: Regular expressions, one of which must match the whole node name.
+        op_types: One of these operators.
+        first_convs: The first N convolutions of the graph and whatever elementwise nodes only they feed.
+        last_convs: The last N convolutions of the graph.
+        downstream_of: Nodes that some path from one of these operators reaches.
+        weightless: Only nodes without weights (a MatMul of two activations, an Add of two branches).
+    """
+
+    reason: str
+    nodes: tuple[str, ...] = ()
+    op_types: tuple[str, ...] = ()
+    first_convs: int = 0
+    last_convs: int = 0
+    downstream_of: tuple[str, ...] = ()
+    weightless: bool = False
+
+    def __post_init__(self) -> None:
+        given = (self.nodes, self.op_types, self.first_convs, self.last_convs, self.downstream_of)
+        if not any(given):
+            raise ValueError("a keep_float rule needs nodes, op_types, first_convs, last_convs or downstream_of")
+        if not self.reason.strip():
+            raise ValueError("a keep_float rule needs a reason")
+        for pattern in self.nodes:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"'{pattern}' is no regular expression: {error}") from error
+
+
+class CalibrationRecipe(Config, frozen=True, kw_only=True):
+    """How one float model becomes one INT8 file for one runtime.
+
+    Args:
+        name: Equal to the file's name; told in the artefact.
+        summary: One sentence for people: what this recipe is for.
+        engine: Which tool writes the file: ``onnxruntime`` (a QDQ ONNX file) or ``nncf`` (OpenVINO IR).
+        runtime: Which runtime is to run it.
+        architectures: ``platform.machine()`` values the recipe is meant for; empty means any.
+        requires: Instruction-set flags without which results differ, e.g. ``vnni``.
+        models: Shell patterns of model names for which this recipe is the default choice.
+        priority: Among recipes that fit equally, the highest is the default.
+        samples: How many calibration pictures are used (fewer when the set holds fewer).
+        activations: Integer type of activations.
+        weights: Integer type of weights.
+        symmetric_activations: Zero point fixed in the middle of the range.
+        per_channel: One weight scale per output channel.
+        reduce_range: Weights in 7 bits, so that 16-bit accumulation without VNNI cannot saturate.
+        observer: How a range is chosen from what the samples showed.
+        percentile: For ``percentile``: share of values inside the range, in percent.
+        averaging: For ``moving_average``: weight of each new sample's extremes, 0..1.
+        op_types: Operators to quantize; empty means every one the engine can.
+        keep_float: Rules for what stays float.
+        quantize_bias: Biases as int32 (TensorRT's parser refuses these).
+        pair_on_weights: Weights stay float behind a Q/DQ pair (TensorRT) instead of being stored as int8.
+        dedicated_pairs: One Q/DQ pair per consumer (TensorRT) instead of one shared pair.
+        force_unquantized_inputs: Also quantize movers (Resize, Transpose...) whose input is not quantized.
+        equalize: Cross-layer equalization of Conv-Relu-Conv chains before ranges are taken.
+        bias_correction: ``analytic`` shifts each bias by the mean error that weight rounding causes;
+            ``fast`` is NNCF's; ``none``.
+        preset: NNCF: ``performance`` (symmetric) or ``mixed`` (asymmetric activations).
+        model_type: NNCF: ``transformer`` keeps what attention needs in float.
+        smooth_quant: NNCF's alpha, moves outliers of activations into weights; negative is off.
+        rest: Type of what is not quantized: ``fp32``; ``fp16`` is written into the file; ``bf16`` is asked
+            of the runtime when it runs.
+    """
+
+    name: str
+    engine: Literal["onnxruntime", "nncf"]
+    runtime: Literal["onnxruntime", "openvino", "tensorrt"]
+    summary: str = ""
+    architectures: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    models: tuple[str, ...] = ("*",)
+    priority: int = 0
+    samples: int = 300
+    activations: Literal["uint8", "int8"] = "uint8"
+    weights: Literal["int8", "uint8"] = "int8"
+    symmetric_activations: bool = False
+    per_channel: bool = True
+    reduce_range: bool = False
+    observer: Observer = "minmax"
+    percentile: float = 99.999
+    averaging: float = 0.05
+    op_types: tuple[str, ...] = ()
+    keep_float: tuple[FloatRule, ...] = ()
+    quantize_bias: bool = True
+    pair_on_weights: bool = False
+    dedicated_pairs: bool = False
+    force_unquantized_inputs: bool = False
+    equalize: bool = False
+    bias_correction: Literal["none", "analytic", "fast"] = "none"
+    preset: Literal["performance", "mixed"] = "performance"
+    model_type: Literal["none", "transformer"] = "none"
+    smooth_quant: float = -1.0
+    rest: Literal["fp32", "fp16", "bf16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError("samples must be at least 1")
+        if self.activations == "int8" and self.weights == "uint8":
+            raise ValueError("int8 activations with uint8 weights exist in no engine")
+        if not 50 < self.percentile <= 100:
+            raise ValueError("percentile is in percent, above 50 and at most 100")
+        if not 0 < self.averaging <= 1:
+            raise ValueError("averaging lies between 0 and 1")
+        if self.engine == "nncf":
+            self._check_nncf()
+        elif self.bias_correction == "fast" or self.smooth_quant >= 0:
+            raise ValueError("bias_correction = 'fast' and smooth_quant belong to engine nncf")
+
+    def _check_nncf(self) -> None:
+        if self.runtime != "openvino":
+            raise ValueError("engine nncf writes OpenVINO IR: runtime must be openvino")
+        if self.observer in ("entropy", "mse"):
+            raise ValueError(f"NNCF has no observer '{self.observer}'")
+        if self.bias_correction == "analytic" or self.equalize:
+            raise ValueError("analytic bias correction and equalize belong to engine onnxruntime")
+
+    @classmethod
+    def read(cls, path: Path) -> CalibrationRecipe:
+        """The recipe in the TOML file at `path`.
+
+        Raises:
+            UserError: The file is missing, not TOML, has an unknown key or a value that makes no sense.
+        """
+        recipe = read_toml(path, cls)
+        if recipe.name != path.stem:
+            raise UserError(f"'{path}': name is '{recipe.name}', expected '{path.stem}' like the file")
+        return recipe
+
+    def plain(self) -> dict[str, Any]:
+        """The settings as plain containers, ready for JSON and for cache keys."""
+        plain = to_plain(self)
+        assert isinstance(plain, dict)
+        return plain
+
+    def changed(self, name: str, **changes: Any) -> CalibrationRecipe:
+        """The same recipe under another name with some settings replaced.
+
+        Raises:
+            UserError: The changed settings make no sense together.
+        """
+        try:
+            return msgspec.convert({**self.plain(), **to_plain(changes), "name": name}, CalibrationRecipe)
+        except msgspec.ValidationError as error:
+            raise UserError(f"recipe '{name}': {error}") from error
+
+
+def read_recipe(name: str) -> CalibrationRecipe:
+    """The shipped recipe called `name`, or the one in the file `name` when it ends in ``.toml``.
+
+    Raises:
+        UserError: There is none; the nearest shipped name is offered.
+    """
+    if name.endswith(".toml") and Path(name).is_file():
+        return CalibrationRecipe.read(Path(name))
+    return CalibrationRecipe.read(shipped_file("calibration", name))
+
+
+def shipped_recipes() -> tuple[CalibrationRecipe, ...]:
+    """Every recipe that comes with the project, sorted by name."""
+    folder = shipped_folder("calibration")
+    return tuple(CalibrationRecipe.read(folder / f"{name}.toml") for name in shipped_names("calibration"))
+
+
+def default_recipe(runtime: str, *, model: str, architecture: str, isa: frozenset[str] | set[str]) -> CalibrationRecipe:
+    """The recipe to start from for `model` on a device.
+
+    Args:
+        runtime: ``onnxruntime``, ``openvino`` or ``tensorrt``.
+        model: Zoo name or stem of a foreign file; compared with each recipe's patterns.
+        architecture: ``platform.machine()`` of the device, e.g. ``x86_64`` or ``aarch64``.
+        isa: Instruction-set flags of the device (``avx512_vnni`` and ``avx_vnni`` count as ``vnni``).
+
+    Returns:
+        Among the recipes whose architecture and required flags fit: the one whose model pattern is most
+        specific, then the one of highest priority, then the first by name.
+
+    Raises:
+        UserError: No shipped recipe fits.
+    """
+    flags = {flag.lower() for flag in isa}
+    if flags & {"avx512_vnni", "avx_vnni", "avx512vnni", "avxvnni"}:
+        flags.add("vnni")
+    fitting = []
+    for recipe in shipped_recipes():
+        patterns = [pattern for pattern in recipe.models if fnmatch.fnmatch(model, pattern)]
+        suits = not recipe.architectures or architecture in recipe.architectures
+        if recipe.runtime == runtime and suits and patterns and set(recipe.requires) <= flags:
+            specific = max(len(pattern.rstrip("*")) for pattern in patterns)
+            fitting.append((-specific, -recipe.priority, recipe.name, recipe))
+    if not fitting:
+        raise UserError(
+            f"no calibration recipe fits {runtime} on {architecture} for '{model}'",
+            hint="pass one with --recipe FILE; calibration/README.md lists the keys",
+        )
+    return min(fitting, key=lambda entry: entry[:3])[3]

@@ -1,0 +1,170 @@
+"""The float model that is to be quantized: read, judged and brought to an opset with per-channel Q/DQ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from mscsa_deploy.core.files import sha256_file
+from mscsa_deploy.core.tensors import TensorSpec
+from mscsa_deploy.errors import StageError, UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OLDEST_OPSET = 11
+# Per-channel QuantizeLinear came with 13, float16 scales with 19 (ONNX changelog).
+PER_CHANNEL_OPSET = 13
+HALF_SCALE_OPSET = 19
+QUANTIZED_OPS = frozenset(
+    {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QGemm"}
+)
+_DTYPES = {
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.UINT8: "uint8",
+    onnx.TensorProto.UINT16: "uint16",
+    onnx.TensorProto.INT32: "int32",
+    onnx.TensorProto.INT64: "int64",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A float ONNX model in memory, with inferred shapes and a name on every node.
+
+    Args:
+        path: The file it was read from.
+        sha256: Of that file.
+        model: The protobuf; opset at least 13.
+        inputs: Its inputs (initializers left out), static.
+        outputs: Its outputs; -1 where the file does not say.
+        notes: What was converted on reading.
+    """
+
+    path: Path
+    sha256: str
+    model: onnx.ModelProto
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The file's own metadata entries."""
+        return {entry.key: entry.value for entry in self.model.metadata_props}
+
+
+def open_source(path: Path, *, opset: int = PER_CHANNEL_OPSET) -> Source:
+    """The float ONNX file at `path`, ready for a quantizer.
+
+    Args:
+        path: A float model; opset 11 or later, static input shapes.
+        opset: The least opset needed; an older file is converted.
+
+    Raises:
+        UserError: It cannot be read, is quantized already, has dynamic inputs or an opset below 11.
+        StageError: The opset conversion failed.
+    """
+    try:
+        model = onnx.load(str(path))
+        onnx.checker.check_model(model)
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror}") from error
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+        raise UserError(f"'{path}' is not a valid ONNX model: {error}") from error
+    except DecodeError as error:
+        raise UserError(f"'{path}' is not an ONNX file: {error}") from error
+    _refuse_quantized(model, path)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = tuple(_spec(value) for value in model.graph.input if value.name not in constants)
+    _refuse_dynamic(inputs, path)
+    model, notes = _at_least(model, opset, path)
+    _name_nodes(model)
+    model = onnx.shape_inference.infer_shapes(model)
+    outputs = tuple(_spec(value) for value in model.graph.output)
+    return Source(path, sha256_file(path), model, inputs, outputs, notes)
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Version of the ``ai.onnx`` operator set the model uses."""
+    return int(next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1))
+
+
+def _spec(value: Any) -> TensorSpec:
+    tensor = value.type.tensor_type
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else -1 for dim in tensor.shape.dim)
+    return TensorSpec(value.name, _DTYPES.get(tensor.elem_type, "unknown"), shape)
+
+
+def _refuse_quantized(model: onnx.ModelProto, path: Path) -> None:
+    for node in model.graph.node:
+        if node.op_type in QUANTIZED_OPS or node.op_type.startswith("QLinear"):
+            raise UserError(
+                f"'{path}' is already quantized: node '{node.name or node.output[0]}' is a {node.op_type}",
+                hint="quantize the float model it was made from",
+            )
+
+
+def _refuse_dynamic(inputs: tuple[TensorSpec, ...], path: Path) -> None:
+    for spec in inputs:
+        if -1 in spec.shape:
+            shown = "x".join("?" if size == -1 else str(size) for size in spec.shape)
+            sizes = ("1", *("N" for _ in spec.shape[1:]))
+            fixed = ",".join(free if size == -1 else str(size) for size, free in zip(spec.shape, sizes, strict=True))
+            raise UserError(
+                f"input '{spec.name}' of '{path}' has a dynamic shape {shown}, expected a static one",
+                hint="export again with '--batch 1', or fix a foreign file with 'python -m "
+                f"onnxruntime.tools.make_dynamic_shape_fixed --input_name {spec.name} --input_shape {fixed} "
+                f"{path.name} fixed.onnx'",
+            )
+
+
+def _at_least(model: onnx.ModelProto, opset: int, path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """`model` converted to `opset` if it is older, its metadata kept."""
+    old = opset_of(model)
+    if old >= opset:
+        return model, ()
+    if old < OLDEST_OPSET:
+        raise UserError(f"'{path}' uses opset {old}, expected {OLDEST_OPSET} or later", hint="export it again")
+    try:
+        converted = onnx.version_converter.convert_version(model, opset)
+        onnx.checker.check_model(converted)
+    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+        raise StageError("convert opset", str(path), str(error), hint=f"export it with opset {opset}") from error
+    del converted.metadata_props[:]
+    converted.metadata_props.extend(model.metadata_props)
+    return converted, (f"opset converted from {old} to {opset}",)
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Give unnamed nodes a name from their place, and equal names a number: engines address nodes by name."""
+    seen: set[str] = set()
+    for index, node in enumerate(model.graph.node):
+        name = node.name or f"{node.op_type}_{index}"
+        while name in seen:
+            name = f"{name}_{index}"
+        seen.add(name)
+        node.name = name
+
+
+def initializers(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """The model's weights by name."""
+    return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def constant_names(model: onnx.ModelProto) -> set[str]:
+    """Names of tensors that do not depend on the input: initializers and outputs of Constant nodes."""
+    names = set(initializers(model))
+    names.update(node.output[0] for node in model.graph.node if node.op_type == "Constant")
+    return names
+
+
+def set_initializer(model: onnx.ModelProto, name: str, value: Any) -> None:
+    """Replace the weight called `name` by the array `value`."""
+    tensor = initializers(model)[name]
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
