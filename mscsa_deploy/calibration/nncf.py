@@ -15,7 +15,7 @@ import onnx
 from mscsa_deploy.calibration.checks import check_finite, check_listens
 from mscsa_deploy.calibration.feeding import quiet
 from mscsa_deploy.calibration.placement import excluded
-from mscsa_deploy.calibration.provenance import describe, merged
+from mscsa_deploy.calibration.provenance import describe, made_by, merged
 from mscsa_deploy.calibration.quantizer import LeftFloat, Quantized
 from mscsa_deploy.calibration.samples import check_samples
 from mscsa_deploy.calibration.source import open_source

@@ -14,7 +14,7 @@ from mscsa_deploy.calibration.checks import check_listens
 from mscsa_deploy.calibration.feeding import quiet
 from mscsa_deploy.calibration.half import to_half_rest
 from mscsa_deploy.calibration.placement import excluded, left_float, tensorrt_faults
-from mscsa_deploy.calibration.provenance import describe, write_metadata
+from mscsa_deploy.calibration.provenance import describe, made_by, write_metadata
 from mscsa_deploy.calibration.quantizer import Quantized
 from mscsa_deploy.calibration.ranges import collect_ranges
 from mscsa_deploy.calibration.samples import check_samples
