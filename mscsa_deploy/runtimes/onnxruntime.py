@@ -191,14 +191,10 @@ def _open(path: Path, settings: SessionSettings, options: Any) -> Any:
     if settings.device == "cuda" and settings.precision == "fp32":
         provider_options.setdefault("use_tf32", "0")
     with seam(path.name, "loading"):
-        session = vendor.InferenceSession(
-            str(path), options, providers=[provider], provider_options=[provider_options]
-        )
+        session = vendor.InferenceSession(str(path), options, providers=[provider], provider_options=[provider_options])
     session.disable_fallback()
     if session.get_providers()[0] != provider:
-        raise StageError(
-            "onnxruntime loading", path.name, f"it runs on {session.get_providers()}, not on {provider}"
-        )
+        raise StageError("onnxruntime loading", path.name, f"it runs on {session.get_providers()}, not on {provider}")
     return session
 
 

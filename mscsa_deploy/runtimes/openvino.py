@@ -195,11 +195,7 @@ def _timed(kernels: dict[str, OpRow], name: str, ms: float) -> OpRow:
 def _compile(path: Path, settings: SessionSettings, *, count_time: bool) -> Any:
     import openvino as vendor
 
-    asked = (
-        settings.options.get("float_precision", "fp32")
-        if settings.precision == "int8"
-        else settings.precision
-    )
+    asked = settings.options.get("float_precision", "fp32") if settings.precision == "int8" else settings.precision
     properties = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,

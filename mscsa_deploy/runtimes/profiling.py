@@ -21,8 +21,8 @@ _MOVES_DATA = frozenset(
         "parameter quantizelinear reorder reorderinput reorderoutput reshape result scatternd shape shapeof "
         "slice split splitv squeeze stridedslice tile transpose unsqueeze variadicsplit "
         "_reshape_alias _to_copy _unsafe_view alias arange as_strided cat clone constant_pad_nd copy copy_ "
-        "contiguous detach empty lift_fresh permute resolve_conj resolve_neg select split_with_sizes stack t to "
-        "unbind view zeros"
+        "contiguous detach empty lift_fresh permute resolve_conj resolve_neg select split_with_sizes stack t "
+        "to unbind view zeros"
     ).split()
 )
 """Lower-case names of operators that only move or convert values: ONNX's and the runtimes', then ATen's."""

@@ -101,9 +101,7 @@ class PyTorch(CheckedRuntime):
         """Time by operator, taken around each dispatch to a kernel, after warm-up; eager mode only."""
         can = self._check_all(path, settings)
         if settings.options.get("compile"):
-            raise UnsupportedError(
-                "a compiled PyTorch model has no profile by operator", hint="profile it eager"
-            )
+            raise UnsupportedError("a compiled PyTorch model has no profile by operator", hint="profile it eager")
         with PyTorchSession(path, settings) as session:
             rows = session.timed_rows(feed, runs)
         return OpProfile(self.name, can.version, join_precisions(executed_precisions(rows)), runs, rows)
@@ -126,8 +124,9 @@ class PyTorchSession(CheckedSession):
         self._path, self._settings = path, settings
         with seam(path.name, "loading"):
             torch.set_num_threads(settings.threads)
+            module: Any
             module, metadata = load_model_file(path)
-            self._module: Any = module.eval().to(settings.device)
+            self._module = module.eval().to(settings.device)
             if settings.options.get("channels_last"):
                 self._module = self._module.to(memory_format=torch.channels_last)
             super().__init__(
@@ -205,9 +204,7 @@ class PyTorchSession(CheckedSession):
         finally:
             self._call = call
         return tuple(
-            OpRow(
-                f"{op} {list(shape)}", op, precision, "aten", "", sum(spans) / runs / 1e6, len(spans) // runs
-            )
+            OpRow(f"{op} {list(shape)}", op, precision, "aten", "", sum(spans) / runs / 1e6, len(spans) // runs)
             for (op, precision, shape), spans in watch.spans.items()
         )
 

@@ -95,9 +95,7 @@ class CheckedSession(ABC):
 
     def _refuse_closed(self) -> None:
         if self._closed:
-            raise UserError(
-                "the session is closed", hint="run it inside its with-block, or load the file again"
-            )
+            raise UserError("the session is closed", hint="run it inside its with-block, or load the file again")
 
     @abstractmethod
     def _run(self, feed: Feed) -> dict[str, Array]:
@@ -143,9 +141,7 @@ class CheckedRuntime(ABC):
         self._check_file(path)
         can = self.probe()
         if not can.available:
-            raise UnsupportedError(
-                f"runtime '{self.name}' cannot run here: {can.reason}", hint=can.how_to_install
-            )
+            raise UnsupportedError(f"runtime '{self.name}' cannot run here: {can.reason}", hint=can.how_to_install)
         if settings.device not in can.devices:
             raise UnsupportedError(
                 f"runtime '{self.name}' has no device '{settings.device}' on this machine",
