@@ -17,23 +17,24 @@ CLASSES: dict[str, str] = {
     "water_animal": "🐋 🐳 🐬 🐟 🐠 🐡 🐙 🐚 🦀 🦈 🦐 🦑 🦞 🦪 🦭 🪼 🪸 🐊 🐢 🐸",
     "insect_reptile": "🐌 🐛 🐜 🐝 🐞 🦋 🦂 🦗 🦟 🕷 🪰 🪱 🪲 🪳 🐍 🦎 🦕 🦖 🐉 🐲 🦠",
     "fruit_vegetable": (
-        "🍅 🍆 🍇 🍈 🍉 🍊 🍋 🍌 🍍 🍎 🍏 🍐 🍑 🍒 🍓 🥑 🥒 🥔 🥕 🥝 🥥 🥦 🥬 🥭 🫐 🫑 🫒 🌽 🌶 🍄 🌰 🥜 🫘 🫚 🫛 🧄 🧅 🎃 🍠"
+        "🍅 🍆 🍇 🍈 🍉 🍊 🍋 🍌 🍍 🍎 🍏 🍐 🍑 🍒 🍓 "
+        "🥑 🥒 🥔 🥕 🥝 🥥 🥦 🥬 🥭 🫐 🫑 🫒 🌽 🌶 🍄 🌰 🥜 🫘 🫚 🫛 🧄 🧅 🎃 🍠"
     ),
     "plant": "🌲 🌳 🌴 🌵 🌱 🌾 🌿 🍀 ☘ 🍁 🍂 🍃 🎄 🎋 🎍 🪴 🪵 🌷 🌸 🌹 🌺 🌻 🌼 💐 🥀 🪷 🪻 🏵 💮",
     "food": (
-        "🍔 🍕 🍖 🍗 🍘 🍙 🍚 🍛 🍜 🍝 🍞 🍟 🍡 🍢 🍣 🍤 🍥 🍦 🍧 🍨 🍩 🍪 🍫 🍬 🍭 🍮 🍯 🍰 🍱 🍲 🍳 🥐 🥓 🥖 🥗 🥘 🥙 "
+        "🍔 🍕 🍖 🍗 🍘 🍙 🍚 🍛 🍜 "
+        "🍝 🍞 🍟 🍡 🍢 🍣 🍤 🍥 🍦 🍧 🍨 🍩 🍪 🍫 🍬 🍭 🍮 🍯 🍰 🍱 🍲 🍳 🥐 🥓 🥖 🥗 🥘 🥙 "
         "🥚 🥞 🥟 🥠 🥡 🥣 🥧 🥨 🥩 🥪 🥫 🥮 🥯 🧀 🧁 🧆 🧇 🧈 🎂 🌭 🌮 🌯 🫓 🫔 🫕"
     ),
-    "tool": (
-        "🔨 🪓 ⛏ ⚒ 🛠 🗡 ⚔ 🪚 🔧 🪛 🔩 ⚙ 🗜 🔪 🪝 🧰 🧲 🪜 ⚗ 🔬 🔭 ✂ 🖊 🖋 🖌 🖍 ✏ ✒ 🏹 🛡 🔑 🗝 🧹 🪒 🪥 🪠 🪤 ⚖ 🔦 🪣"
-    ),
+    "tool": ("🔨 🪓 ⛏ ⚒ 🛠 🗡 ⚔ 🪚 🔧 🪛 🔩 ⚙ 🗜 🔪 🪝 🧰 🧲 🪜 ⚗ 🔬 🔭 ✂ 🖊 🖋 🖌 🖍 ✏ ✒ 🏹 🛡 🔑 🗝 🧹 🪒 🪥 🪠 🪤 ⚖ 🔦 🪣"),
     "vehicle": (
         "🚂 🚃 🚄 🚅 🚆 🚇 🚈 🚊 🚋 🚌 🚍 🚎 🚐 🚑 🚒 🚓 🚔 🚕 🚖 🚗 🚘 🚙 🚚 🚛 🚜 🚝 🚞 🚟 🚠 🚡 🚢 ⛵ 🚤 🛥 🛳 ⛴ 🛶 ✈ "
         "🛩 🛫 🛬 🚁 🚀 🛸 🛺 🛻 🛰 🚲 🛴 🛵 🏍 🏎 🦽 🦼"
     ),
     "building": "🏠 🏡 🏢 🏣 🏤 🏥 🏦 🏨 🏩 🏪 🏫 🏬 🏭 🏯 🏰 🏛 🏚 🏘 🏗 🏟 🛖 ⛪ 🕌 🕍 🛕 🕋 ⛩ 🗼 🗽 💒 ⛺ 🎪 ⛲",
     "clothing": (
-        "👒 👓 👔 👕 👖 👗 👘 👙 👚 👛 👜 👝 👞 👟 👠 👡 👢 🎒 🎩 🎓 🧢 🧣 🧤 🧥 🧦 🥻 🥼 🥽 🥾 🥿 🩰 🩱 🩲 🩳 🩴 🦺 👑 ⛑ 🪖 🕶 🎽 🥋"
+        "👒 👓 👔 👕 👖 👗 👘 👙 👚 👛 👜 👝 👞 👟 👠 "
+        "👡 👢 🎒 🎩 🎓 🧢 🧣 🧤 🧥 🧦 🥻 🥼 🥽 🥾 🥿 🩰 🩱 🩲 🩳 🩴 🦺 👑 ⛑ 🪖 🕶 🎽 🥋"
     ),
     "sport": "⚽ ⚾ 🥎 🏀 🏐 🏈 🏉 🎾 🥏 🎳 🏏 🏑 🏒 🥍 🏓 🏸 🥅 ⛳ 🎱 🏆 🏅 🥇 🥈 🥉 🎯 🪀 🎿 🛷 🥌 🥊 ⛸ 🛹 🛼",
 }
@@ -135,9 +136,7 @@ BACKGROUNDS: tuple[Photograph, ...] = (
     Photograph(
         "picosdeeuropa_by_Aitzol_Berasategi.jpg", _LOMIRI, "picosdeeuropa", "Aitzol Berasategi", "CC-BY-4.0", "held_out"
     ),
-    Photograph(
-        "seeding_by_Clements_Engelhardt.jpg", _LOMIRI, "seeding", "Clemens Engelhardt", "CC0-1.0", "seen"
-    ),
+    Photograph("seeding_by_Clements_Engelhardt.jpg", _LOMIRI, "seeding", "Clemens Engelhardt", "CC0-1.0", "seen"),
     Photograph("sunset_by_Aitzol_Berasategi.jpg", _LOMIRI, "sunset", "Aitzol Berasategi", "CC-BY-4.0", "seen"),
     Photograph("umang_by_Abhishek_Mudgal.jpg", _LOMIRI, "umang", "Abhishek Mudgal", "CC-BY-4.0", "seen"),
     Photograph("brick.png", _SKIMAGE, "brick", "CC0Textures (Bricks25)", "CC0-1.0", "seen"),

@@ -43,9 +43,7 @@ def class_map(logits: Array, size: tuple[int, int]) -> Array:
     if logits.ndim != 3 or 0 in logits.shape:
         raise SpecError(f"logits of shape {list(logits.shape)}, expected (classes, h, w)")
     if not np.isfinite(logits).all():
-        raise StageError(
-            "upsampling", "the logits", "they hold NaN or infinity", hint="check it with 'verify'"
-        )
+        raise StageError("upsampling", "the logits", "they hold NaN or infinity", hint="check it with 'verify'")
     logits = np.ascontiguousarray(logits, dtype=np.float32)
     candidate = _candidates(logits)
     counts = np.count_nonzero(candidate, axis=0)
@@ -77,9 +75,7 @@ def resize_nearest(classes: Array, size: tuple[int, int]) -> Array:
     Returns:
         (height, width), the same dtype.
     """
-    rows, columns = (
-        ((2 * np.arange(to) + 1) * of) // (2 * to) for to, of in zip(size, classes.shape, strict=True)
-    )
+    rows, columns = (((2 * np.arange(to) + 1) * of) // (2 * to) for to, of in zip(size, classes.shape, strict=True))
     resized: Array = np.ascontiguousarray(classes[rows][:, columns])
     return resized
 

@@ -13,7 +13,7 @@ Split = Literal["seen", "held_out"]
 SPLITS: tuple[Split, ...] = ("seen", "held_out")
 
 
-class CutOut(Config):
+class CutOut(Config, frozen=True, kw_only=True):
     """One object with an alpha channel.
 
     Args:
@@ -31,7 +31,7 @@ class CutOut(Config):
     sha256: str
 
 
-class Background(Config):
+class Background(Config, frozen=True, kw_only=True):
     """One photograph that objects are put on, with its terms and attribution."""
 
     file: str
@@ -43,7 +43,7 @@ class Background(Config):
     origin: str
 
 
-class AssetManifest(Config):
+class AssetManifest(Config, frozen=True, kw_only=True):
     """Everything scenes are composed from; class id 0 is the background, `labels[0]`."""
 
     labels: tuple[str, ...]
@@ -51,7 +51,7 @@ class AssetManifest(Config):
     backgrounds: tuple[Background, ...]
 
 
-class Style(Config):
+class Style(Config, frozen=True, kw_only=True):
     """How a scene is laid out; lengths are pixels of the finished scene.
 
     Args:
@@ -67,7 +67,7 @@ class Style(Config):
     noise: int = 8
 
 
-class Part(Config):
+class Part(Config, frozen=True, kw_only=True):
     """`scenes` scenes drawn from one side of the split, from one seed."""
 
     name: str
@@ -76,7 +76,7 @@ class Part(Config):
     seed: int
 
 
-class SceneSet(Config):
+class SceneSet(Config, frozen=True, kw_only=True):
     """A set of scenes: the assets it draws from, its size in pixels (height, width), its parts.
 
     Scenes of the parts take turns, so that the first N of a set are balanced too.
@@ -124,6 +124,7 @@ def read_scene_set(path: Path) -> SceneSet:
 
 def fingerprint(assets: AssetManifest, scenes: SceneSet, part: Part) -> str:
     """Hash of all that decides what the scenes of `part` look like, except their index."""
-    drawn_from = [entry.sha256 for entry in (*assets.cutouts, *assets.backgrounds) if entry.split == part.split]
-    facts = (assets.labels, drawn_from, scenes.size, scenes.style, part.split, part.seed)
+    cutouts = [entry.sha256 for entry in assets.cutouts if entry.split == part.split]
+    backgrounds = [entry.sha256 for entry in assets.backgrounds if entry.split == part.split]
+    facts = (assets.labels, cutouts, backgrounds, scenes.size, scenes.style, part.split, part.seed)
     return hashlib.sha256(to_json(facts)).hexdigest()

@@ -16,9 +16,18 @@ import numpy.typing as npt
 from PIL import Image
 
 from mscsa_deploy.errors import UserError
-from mscsa_deploy.imaging.manifest import AssetManifest, Background, CutOut, Part, SceneSet, Split, Style
+from mscsa_deploy.imaging.manifest import (
+    AssetManifest,
+    Background,
+    CutOut,
+    Part,
+    SceneSet,
+    Split,
+    Style,
+    read_assets,
+    read_scene_set,
+)
 from mscsa_deploy.imaging.manifest import fingerprint as part_fingerprint
-from mscsa_deploy.imaging.manifest import read_assets, read_scene_set
 
 Pixels = npt.NDArray[np.uint8]
 MASK_THRESHOLD = 128
@@ -107,7 +116,8 @@ def _gain_table(gains: list[float], offset: float) -> list[int]:
     return [int(v) for gain in gains for v in np.clip(np.rint(steps * gain + offset), 0, 255)]
 
 
-def _background(store: AssetStore, split: Split, dice: Dice, size: tuple[int, int]) -> Image.Image:
+def photograph(store: AssetStore, split: Split, dice: Dice, size: tuple[int, int]) -> Image.Image:
+    """A randomly cropped, flipped and lit photograph of `split`, RGB, `size` (height, width) pixels."""
     height, width = size
     entries = store.backgrounds(split)
     image = store.picture(entries[dice.whole(0, len(entries) - 1)])
@@ -151,7 +161,15 @@ def _paste(canvas: Image.Image, mask: Image.Image, cutout: Image.Image, class_id
     mask.paste(class_id, (left, top), inside)
 
 
-def compose(store: AssetStore, split: Split, dice: Dice, size: tuple[int, int], style: Style) -> tuple[Pixels, Pixels]:
+def compose(
+    store: AssetStore,
+    split: Split,
+    dice: Dice,
+    size: tuple[int, int],
+    style: Style,
+    *,
+    backdrop: Image.Image | None = None,
+) -> tuple[Pixels, Pixels]:
     """One scene and its mask.
 
     Args:
@@ -160,12 +178,13 @@ def compose(store: AssetStore, split: Split, dice: Dice, size: tuple[int, int], 
         dice: The scene's random choices.
         size: Height and width in pixels.
         style: Layout.
+        backdrop: RGB picture of that size to use instead of one of the split's photographs.
 
     Returns:
         (H, W, 3) uint8 RGB and (H, W) uint8 class ids, 0 the background; a pixel belongs to the topmost object
         whose alpha is at least 128.
     """
-    canvas = _background(store, split, dice, size)
+    canvas = photograph(store, split, dice, size) if backdrop is None else backdrop.copy()
     mask = Image.new("L", canvas.size, 0)
     filled = [(number, entries) for number, entries in enumerate(store.classes(split), start=1) if entries]
     for _ in range(dice.whole(*style.objects)):
@@ -191,7 +210,7 @@ class SceneDataset:
         self.store = store
         self.scenes = scenes
         self.name = scenes.name
-        self.labels = store.manifest.labels
+        self.labels: tuple[str, ...] | None = store.manifest.labels
         self.order = _take_turns(scenes.parts)
         self._fingerprints = {part.name: part_fingerprint(store.manifest, scenes, part) for part in scenes.parts}
 

@@ -1,0 +1,192 @@
+"""Image sets: folders, CSV lists and composed scenes behind one small protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mscsa_deploy.core.files import sha256_file
+from mscsa_deploy.errors import UserError
+from mscsa_deploy.imaging.decode import decode, is_readable
+from mscsa_deploy.imaging.layouts import Sample, folder_samples, list_samples
+from mscsa_deploy.imaging.scenes import open_scenes
+
+Target = int | npt.NDArray[np.integer] | None
+MAX_UNREADABLE_SHARE = 0.01
+_MASK_MODES = {"L", "P", "1", "I;16"}
+
+log = logging.getLogger(__name__)
+
+
+class Dataset(Protocol):
+    """Pictures, and for each a label, a mask or nothing."""
+
+    name: str
+    labels: tuple[str, ...] | None
+
+    def __len__(self) -> int:
+        """How many pictures."""
+
+    def load(self, index: int) -> tuple[npt.NDArray[np.uint8], Target]:
+        """Picture `index` as (H, W, 3) uint8 RGB, with its class id, its (H, W) mask of class ids, or None."""
+
+    def content_hash(self, index: int) -> str:
+        """Hash of what picture `index` shows; equal for the same file in two sets."""
+
+
+@dataclass
+class FileDataset:
+    """Pictures in files.
+
+    Args:
+        name: How messages and reports call the set.
+        samples: Its pictures and their targets.
+        labels: Class names in the order of class ids, where the set itself names them.
+        skipped: Unreadable files that were left out.
+    """
+
+    name: str
+    samples: tuple[Sample, ...]
+    labels: tuple[str, ...] | None = None
+    skipped: tuple[Path, ...] = ()
+    _hashes: dict[int, str] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def load(self, index: int) -> tuple[npt.NDArray[np.uint8], Target]:
+        """Picture `index` and its target; see `Dataset.load`.
+
+        Raises:
+            UserError: A file cannot be read, or a mask does not fit its picture.
+        """
+        sample = self.samples[index]
+        image = decode(sample.image)
+        if sample.mask is None:
+            return image, sample.label
+        mask = read_mask(sample.mask)
+        if mask.shape != image.shape[:2]:
+            raise UserError(
+                f"mask '{sample.mask}' is {mask.shape[1]}x{mask.shape[0]} pixels, its picture is "
+                f"{image.shape[1]}x{image.shape[0]}",
+                hint="masks have the size of the upright picture",
+            )
+        return image, mask
+
+    def content_hash(self, index: int) -> str:
+        """SHA-256 of the picture's file."""
+        if index not in self._hashes:
+            self._hashes[index] = sha256_file(self.samples[index].image)
+        return self._hashes[index]
+
+    def part_of(self, index: int) -> str:
+        """A set of files has one part, the whole."""
+        del index
+        return self.name
+
+
+def read_mask(path: Path) -> npt.NDArray[np.integer]:
+    """(H, W) class ids of a PNG mask: grey or palette indices, uint8, or uint16 for a 16-bit mask; 255 is ignored.
+
+    Raises:
+        UserError: The file cannot be read or holds colors instead of class ids.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            if image.mode not in _MASK_MODES:
+                raise UserError(
+                    f"mask '{path}' is a {image.mode} picture, expected one class id a pixel",
+                    hint="save masks as grey or palette PNG",
+                )
+            values = np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"mask '{path}' is not readable: {error}", hint="save masks as grey PNG") from error
+    return values.astype(np.uint8) if values.dtype == bool else values
+
+
+def open_dataset(place: str | Path, task: str, *, labels: Sequence[str] | None = None) -> Dataset:
+    """The image set at `place`.
+
+    Args:
+        place: A folder (``images/`` and ``masks/``; one folder per class; or bare pictures), a CSV list
+            (``image,label`` or ``image,mask``), or the TOML file of a composed set.
+        task: ``"cls"`` or ``"seg"``: which targets to look for.
+        labels: The model's class names; class folders and labels of these names get their ids.
+
+    Raises:
+        UserError: There is nothing there, no picture in it, a target is missing or wrong, or more than 1 % of the
+            pictures cannot be read.
+    """
+    path = Path(place)
+    if not path.exists():
+        raise UserError(f"there is no image set at '{place}'", hint="name a folder, a CSV list or a scene set")
+    if path.suffix == ".toml":
+        if task != "seg":
+            raise UserError(f"'{place}' is a set of scenes with masks, which only suits segmentation")
+        return open_scenes(path)
+    if path.is_dir():
+        samples, found = folder_samples(path, task, labels)
+    elif path.suffix.lower() == ".csv":
+        samples, found = list_samples(path, task, labels)
+    else:
+        raise UserError(f"'{place}' is no image set", hint="name a folder, a CSV list or a scene set")
+    if not samples:
+        raise UserError(f"'{place}' holds no pictures", hint="put JPEG, PNG, WebP, BMP, GIF or TIFF files there")
+    return _without_unreadable(FileDataset(str(path), samples, found))
+
+
+def _without_unreadable(dataset: FileDataset) -> FileDataset:
+    readable = [is_readable(sample.image) for sample in dataset.samples]
+    bad = tuple(sample.image for sample, good in zip(dataset.samples, readable, strict=True) if not good)
+    if not bad:
+        return dataset
+    some = ", ".join(f"'{path.name}'" for path in bad[:3]) + (", ..." if len(bad) > 3 else "")
+    if len(bad) > MAX_UNREADABLE_SHARE * len(readable):
+        raise UserError(
+            f"{len(bad)} of the {len(readable)} pictures of '{dataset.name}' cannot be read ({some}), "
+            f"expected at most {MAX_UNREADABLE_SHARE:.0%}",
+            hint="repair or remove them",
+        )
+    log.warning(
+        "'%s': %d of %d pictures cannot be read and are left out: %s", dataset.name, len(bad), len(readable), some
+    )
+    good = tuple(sample for sample, ok in zip(dataset.samples, readable, strict=True) if ok)
+    return FileDataset(dataset.name, good, dataset.labels, bad)
+
+
+def set_hash(dataset: Dataset) -> str:
+    """One hash for the whole set, whatever the order of its pictures."""
+    hashes = sorted(dataset.content_hash(index) for index in range(len(dataset)))
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def refuse_overlap(*datasets: Dataset) -> None:
+    """Raise `UserError` if two of the sets share a picture, judged by content."""
+    owner: dict[str, tuple[int, int]] = {}
+    for number, dataset in enumerate(datasets):
+        shared: dict[int, list[int]] = {}
+        for index in range(len(dataset)):
+            first, _ = owner.setdefault(dataset.content_hash(index), (number, index))
+            if first != number:
+                shared.setdefault(first, []).append(index)
+        for first, indices in shared.items():
+            raise UserError(
+                f"'{datasets[first].name}' and '{dataset.name}' share {len(indices)} pictures, the first is "
+                f"{_describe(dataset, indices[0])}; calibration, validation and evaluation must be disjoint",
+                hint="remove the shared pictures from one of them",
+            )
+
+
+def _describe(dataset: Dataset, index: int) -> str:
+    if isinstance(dataset, FileDataset):
+        return f"'{dataset.samples[index].image}'"
+    return f"number {index}"

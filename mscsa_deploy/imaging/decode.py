@@ -1,0 +1,100 @@
+"""From a picture file of any usual kind to 8-bit RGB as a viewer would show it."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from mscsa_deploy.errors import UserError
+
+MAX_PIXELS = 80_000_000
+"""Larger pictures are refused: a few hundred bytes can declare gigabytes."""
+
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+_WHITE = (255, 255, 255)
+_HINT = "use a whole JPEG, PNG, WebP, BMP, GIF or TIFF file"
+
+
+def decode(source: str | Path | bytes) -> npt.NDArray[np.uint8]:
+    """The first frame of a picture, upright, as RGB.
+
+    EXIF orientation is applied; grey, palette, CMYK and YCbCr pictures become RGB; of 16-bit values the upper
+    byte counts; transparent pixels are laid over white.
+
+    Args:
+        source: A path, or the bytes of the file.
+
+    Returns:
+        (H, W, 3) uint8 RGB, C-contiguous and writable.
+
+    Raises:
+        UserError: The file is missing, not a picture, damaged, has no 8- or 16-bit values, or more than
+            `MAX_PIXELS` pixels.
+    """
+    name = "the picture" if isinstance(source, bytes) else f"'{source}'"
+    try:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {name}: {error.strerror}", hint="check the path") from error
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            _check_size(image, name)
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+    except _UNREADABLE as error:
+        raise UserError(f"{name} is not a readable picture: {error}", hint=_HINT) from error
+    return np.array(_to_rgb(upright, name))
+
+
+def is_readable(path: Path) -> bool:
+    """Whether the file at `path` decodes; cheap for whole JPEG and PNG files, which are judged by their ends.
+
+    A damaged middle is only found by `decode`.
+    """
+    try:
+        with path.open("rb") as stream:
+            with Image.open(stream) as image:
+                _check_size(image, str(path))
+                kind = image.format
+            stream.seek(0, io.SEEK_END)
+            stream.seek(max(0, stream.tell() - 16))
+            tail = stream.read()
+        if (kind == "JPEG" and b"\xff\xd9" in tail) or (kind == "PNG" and b"IEND" in tail):
+            return True
+        decode(path)
+    except (UserError, *_UNREADABLE):
+        return False
+    return True
+
+
+def _check_size(image: Image.Image, name: str) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise UserError(
+            f"{name} has {image.width}x{image.height} pixels, expected at most {MAX_PIXELS // 1_000_000} million",
+            hint="shrink it first",
+        )
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode == "F":
+        raise UserError(f"{name} holds floating-point values, whose range is unknown", hint="save it as 8 bit")
+    if image.mode.startswith("I"):
+        return _sixteen_bit(image, name).convert("RGB")
+    if image.has_transparency_data:
+        layers = image.convert("RGBA")
+        flat = Image.new("RGB", layers.size, _WHITE)
+        flat.paste(layers, mask=layers.getchannel("A"))
+        return flat
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _sixteen_bit(image: Image.Image, name: str) -> Image.Image:
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise UserError(f"{name} holds 32-bit values, whose range is unknown", hint="save it as 8 or 16 bit")
+    return Image.fromarray((values >> 8).astype(np.uint8))

@@ -1,0 +1,137 @@
+"""Where the pictures of a set lie and what their targets are: folders and CSV lists."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mscsa_deploy.errors import UserError, unknown_name
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+Found = tuple[tuple["Sample", ...], tuple[str, ...] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One picture and its target: a class id, a mask file, or neither."""
+
+    image: Path
+    label: int | None = None
+    mask: Path | None = None
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """Picture files anywhere below `folder`, sorted; hidden ones and other kinds of files are left out."""
+
+    def visible(path: Path) -> bool:
+        return not any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+    return sorted(
+        path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and visible(path) and path.is_file()
+    )
+
+
+def folder_samples(folder: Path, task: str, labels: Sequence[str] | None) -> Found:
+    """Samples of a folder, and the class names that its layout gives.
+
+    Raises:
+        UserError: A mask is missing, pictures lie both in class folders and beside them, or a class folder does
+            not fit `labels`.
+    """
+    if task == "seg":
+        return _segmentation_folder(folder), None
+    classes = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+    classes = [entry for entry in classes if pictures_in(entry)]
+    if not classes or (len(classes) == 1 and classes[0].name == "images"):
+        return tuple(Sample(path) for path in pictures_in(folder)), None
+    loose = [path for path in pictures_in(folder) if path.parent == folder]
+    if loose:
+        raise UserError(
+            f"'{folder}' has class folders and loose pictures ('{loose[0].name}')",
+            hint="put every picture into the folder of its class, or all of them into one folder",
+        )
+    names = [entry.name for entry in classes]
+    ids = class_ids(names, labels, where=str(folder))
+    samples = [Sample(path, label=ids[entry.name]) for entry in classes for path in pictures_in(entry)]
+    return tuple(samples), tuple(labels) if labels else tuple(names)
+
+
+def _segmentation_folder(folder: Path) -> tuple[Sample, ...]:
+    images, masks = folder / "images", folder / "masks"
+    if not images.is_dir():
+        if masks.is_dir():
+            raise UserError(f"'{folder}' has 'masks' but no 'images'", hint="put the pictures into 'images'")
+        return tuple(Sample(path) for path in pictures_in(folder))
+    paths = pictures_in(images)
+    if not masks.is_dir():
+        return tuple(Sample(path) for path in paths)
+    pairs = [(path, masks / path.relative_to(images).with_suffix(".png")) for path in paths]
+    missing = [mask for _, mask in pairs if not mask.is_file()]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of the {len(pairs)} pictures of '{images}' have no mask, the first is '{missing[0]}'",
+            hint="masks are PNG files of class ids with the name of their picture",
+        )
+    return tuple(Sample(path, mask=mask) for path, mask in pairs)
+
+
+def list_samples(path: Path, task: str, labels: Sequence[str] | None) -> Found:
+    """Samples of a CSV list with the columns ``image,label`` or ``image,mask``; paths are relative to the list.
+
+    Raises:
+        UserError: The header, a path or a label is wrong, with the line.
+    """
+    wanted = "mask" if task == "seg" else "label"
+    rows = list(_rows(path, wanted))
+    for line, row in rows:
+        for column in {"image", wanted} & row.keys():
+            if column != "label" and not (path.parent / row[column]).is_file():
+                raise UserError(f"'{path}' line {line}: there is no file '{row[column]}'", hint="check the list")
+    if not rows or wanted not in rows[0][1]:
+        return tuple(Sample(path.parent / row["image"]) for _, row in rows), None
+    if task == "seg":
+        return tuple(Sample(path.parent / row["image"], mask=path.parent / row["mask"]) for _, row in rows), None
+    names = sorted({row["label"] for _, row in rows})
+    ids = class_ids(names, labels, where=str(path))
+    found = None if all(name.isdecimal() for name in names) else tuple(labels or names)
+    return tuple(Sample(path.parent / row["image"], label=ids[row["label"]]) for _, row in rows), found
+
+
+def _rows(path: Path, wanted: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line number, row) of each row; columns other than the picture and the wanted target are dropped."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            if "image" not in (reader.fieldnames or ()):
+                raise UserError(
+                    f"'{path}' starts with the columns {reader.fieldnames or []}, expected 'image,{wanted}'",
+                    hint="the first line of a list names its columns",
+                )
+            for row in reader:
+                kept = {key: row[key] for key in ("image", wanted) if key in row}
+                if not all(kept.values()):
+                    raise UserError(f"'{path}' line {reader.line_num}: expected '{','.join(kept)}', a value is missing")
+                yield reader.line_num, {key: str(value) for key, value in kept.items()}
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"'{path}' is not a UTF-8 CSV list: {error}") from error
+
+
+def class_ids(names: Sequence[str], labels: Sequence[str] | None, *, where: str) -> dict[str, int]:
+    """The class id of each name: its place among `labels`, itself if all are numbers, else its place in order.
+
+    Raises:
+        UserError: `labels` are given and a name is none of them.
+    """
+    if all(name.isdecimal() for name in names):
+        return {name: int(name) for name in names}
+    if labels is None:
+        return {name: place for place, name in enumerate(sorted(names))}
+    for name in names:
+        if name not in labels:
+            error = unknown_name("class", name, labels)
+            raise UserError(f"'{where}': {error.message}", hint=error.hint)
+    return {name: list(labels).index(name) for name in names}

@@ -1,0 +1,132 @@
+"""From a picture to a model's input tensor, as the model was trained to see it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mscsa_deploy.core.config import Config
+from mscsa_deploy.errors import SpecError, UserError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+# A classifier's short side before the crop is 8/7 of the crop: 256 for 224.
+_CROP_MARGIN = 8 / 7
+
+
+class Preprocess(Config, frozen=True, kw_only=True):
+    """Everything that decides what a model sees of a picture.
+
+    Args:
+        height: Of the input, in pixels.
+        width: Of the input, in pixels.
+        resize: ``"stretch"`` to the input size ignoring the ratio, or ``"short_side_crop"``: short side to
+            `short_side`, then the center.
+        short_side: In pixels, for ``"short_side_crop"`` only.
+        interpolation: Pillow's antialiased filter of that name, on 8-bit values.
+        mean: Per RGB channel, on the 0..1 scale.
+        std: Per RGB channel, on the 0..1 scale.
+        color: Channel order of the input.
+    """
+
+    height: int
+    width: int
+    resize: Literal["stretch", "short_side_crop"] = "stretch"
+    short_side: int | None = None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    color: Literal["RGB"] = "RGB"
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise UserError(f"preprocessing to {self.height}x{self.width} pixels, expected at least 1x1")
+        if min(self.std) <= 0:
+            raise UserError(f"std is {list(self.std)}, expected three positive numbers on the 0..1 scale")
+        cropped = self.resize == "short_side_crop"
+        if cropped and (self.short_side is None or self.short_side < max(self.height, self.width)):
+            raise UserError(
+                f"short_side is {self.short_side}, expected at least {max(self.height, self.width)} "
+                f"to crop {self.height}x{self.width}"
+            )
+        if not cropped and self.short_side is not None:
+            raise UserError("short_side is set but resize is 'stretch'", hint="use resize = 'short_side_crop'")
+
+
+def default_preprocess(task: str, size: tuple[int, int]) -> Preprocess:
+    """What a model of `task` (``"cls"`` or ``"seg"``) usually sees at input `size` (height, width)."""
+    height, width = size
+    if task == "seg":
+        return Preprocess(height=height, width=width)
+    return Preprocess(
+        height=height,
+        width=width,
+        resize="short_side_crop",
+        short_side=round(max(size) * _CROP_MARGIN),
+        interpolation="bicubic",
+    )
+
+
+def check_image(image: npt.NDArray[Any]) -> None:
+    """Raise `SpecError` unless `image` is (H, W, 3) uint8 with at least one pixel."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+        kind = image.dtype.name if isinstance(image, np.ndarray) else type(image).__name__
+        raise SpecError(f"the image is {kind}, expected uint8 RGB, 0..255")
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise SpecError(f"the image has shape {list(image.shape)}, expected (H, W, 3)")
+
+
+def fit(image: npt.NDArray[np.uint8], spec: Preprocess) -> npt.NDArray[np.uint8]:
+    """`image` resized and cropped to the input size, still 8 bit.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        spec: What the model sees.
+
+    Returns:
+        (spec.height, spec.width, 3) uint8 RGB.
+
+    Raises:
+        SpecError: `image` has another shape or dtype.
+    """
+    check_image(image)
+    picture = Image.fromarray(image)
+    target = (spec.width, spec.height)
+    if spec.resize == "short_side_crop":
+        assert spec.short_side is not None
+        scale = spec.short_side / min(picture.size)
+        target = (
+            max(round(picture.width * scale), spec.width),
+            max(round(picture.height * scale), spec.height),
+        )
+    if picture.size != target:
+        picture = picture.resize(target, _FILTERS[spec.interpolation])
+    left, top = (target[0] - spec.width) // 2, (target[1] - spec.height) // 2
+    pixels: npt.NDArray[np.uint8] = np.asarray(picture)
+    return pixels[top : top + spec.height, left : left + spec.width]
+
+
+def preprocess(image: npt.NDArray[np.uint8], spec: Preprocess) -> npt.NDArray[np.float32]:
+    """Resize, crop and normalise one picture as the model was trained.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, 0..255.
+        spec: Size and crop in pixels; mean and std per channel on the 0..1 scale.
+
+    Returns:
+        (1, 3, spec.height, spec.width) float32, C-contiguous.
+
+    Raises:
+        SpecError: `image` has another rank, channel count or dtype.
+    """
+    pixels = fit(image, spec)
+    result = np.empty((1, 3, spec.height, spec.width), np.float32)
+    for channel, (mean, std) in enumerate(zip(spec.mean, spec.std, strict=True)):
+        # A table of the 256 possible values costs a fifth of the arithmetic and rounds once.
+        table = ((np.arange(256) / 255 - mean) / std).astype(np.float32)
+        result[0, channel] = table[pixels[..., channel]]
+    return result
