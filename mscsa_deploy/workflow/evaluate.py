@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mscsa_deploy.core.progress import Progress, silent
-from mscsa_deploy.core.report import Metric, ParityNumbers
+from mscsa_deploy.core.report import Metric
 from mscsa_deploy.core.tensors import Array
 from mscsa_deploy.errors import UserError
-from mscsa_deploy.imaging.classmap import class_map
-from mscsa_deploy.imaging.postprocess import resize_class_map
+from mscsa_deploy.imaging.classmap import class_map, resize_nearest
 from mscsa_deploy.imaging.preprocess import Preprocess, preprocess
 from mscsa_deploy.parity.bootstrap import paired_drop
 from mscsa_deploy.parity.compare import Comparator, Parity
@@ -92,19 +91,6 @@ class Evaluation:
             others=others,
         )
 
-    def parity_numbers(self) -> ParityNumbers | None:
-        """The parity as the report holds it."""
-        parity = self.parity
-        if parity is None:
-            return None
-        return ParityNumbers(
-            max_abs=parity.max_abs,
-            max_abs_over_range=parity.max_abs_over_range,
-            cosine=parity.cosine,
-            argmax_agreement=parity.argmax_agreement,
-            sqnr_db=parity.sqnr_db,
-        )
-
 
 def evaluate(
     session: Session,
@@ -146,7 +132,7 @@ def evaluate(
             kept[index] = output[0]
         if comparator is not None and expected is not None:
             comparator.add(expected[index : index + 1], output, names=[str(index)])
-        judge.add(output, image, target)
+        judge.add(output, target)
     progress(len(images), len(images), label)
     return Evaluation(
         images=len(images),
@@ -162,11 +148,7 @@ def _only_output(session: Session, array: Array) -> Array:
 
 
 def _judge(images: ImageSet) -> _SegmentationJudge | _ClassificationJudge:
-    return (
-        _SegmentationJudge(images.classes, images.preprocess)
-        if images.task == "seg"
-        else _ClassificationJudge()
-    )
+    return _SegmentationJudge(images.classes, images.preprocess) if images.task == "seg" else _ClassificationJudge()
 
 
 @dataclass
@@ -180,13 +162,13 @@ class _SegmentationJudge:
     def __post_init__(self) -> None:
         self.matrix = ConfusionMatrix(self.classes)
 
-    def add(self, output: Array, image: Array, target: int | Array | None) -> None:
+    def add(self, output: Array, target: int | Array | None) -> None:
         if not isinstance(target, np.ndarray):
             return
         answer = output[0]
         if answer.ndim == 3:
             answer = class_map(answer, (self.spec.height, self.spec.width))
-        self.matrix.add(target, resize_class_map(answer, target.shape[:2]))
+        self.matrix.add(target, resize_nearest(answer, target.shape[:2]))
 
     def scores(self) -> dict[str, ImageScores]:
         if not self.matrix.images:
@@ -200,8 +182,7 @@ class _ClassificationJudge:
 
     ranks: TopK = field(default_factory=TopK)
 
-    def add(self, output: Array, image: Array, target: int | Array | None) -> None:
-        del image
+    def add(self, output: Array, target: int | Array | None) -> None:
         if isinstance(target, int):
             self.ranks.add(output, np.array([target]))
 
