@@ -59,9 +59,7 @@ def _tell(kind: str, message: str, hint: str, code: int, *, as_json: bool) -> in
 
 
 def _tell_bug(error: Exception, *, as_json: bool) -> int:
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="mscsa-deploy-", suffix=".log", delete=False, encoding="utf-8"
-    ) as log:
+    with tempfile.NamedTemporaryFile("w", prefix="mscsa-deploy-", suffix=".log", delete=False, encoding="utf-8") as log:
         traceback.print_exc(file=log)
     logging.getLogger(__name__).debug("unforeseen error", exc_info=error)
     message = f"unforeseen {type(error).__name__}: {error}"

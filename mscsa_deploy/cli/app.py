@@ -58,9 +58,7 @@ class LazyGroup(click.Group):
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(
-    __version__, "-V", "--version", prog_name="mscsa-deploy", message="%(prog)s %(version)s"
-)
+@click.version_option(__version__, "-V", "--version", prog_name="mscsa-deploy", message="%(prog)s %(version)s")
 def app() -> None:
     r"""From a trained vision checkpoint to a fast, verified INT8 model on the device where it will run.
 

@@ -24,9 +24,7 @@ class Size(click.ParamType[tuple[int, int]]):
             return value
         numbers = value.lower().split("x")
         if not 1 <= len(numbers) <= 2 or not all(number.isdecimal() for number in numbers):
-            self.fail(
-                f"'{value}' is not a size; expected H or HxW in pixels, e.g. 512 or 512x768", param, ctx
-            )
+            self.fail(f"'{value}' is not a size; expected H or HxW in pixels, e.g. 512 or 512x768", param, ctx)
         return int(numbers[0]), int(numbers[-1])
 
 
@@ -80,30 +78,20 @@ def stacked(*options: Callable[[Command], Command]) -> Callable[[Command], Comma
 
 
 output_options = stacked(
-    click.option(
-        "-o", "--output-dir", "out", type=OUTPUT_DIRECTORY, required=True, help="Where the result goes."
-    ),
+    click.option("-o", "--output-dir", "out", type=OUTPUT_DIRECTORY, required=True, help="Where the result goes."),
     click.option("--force", is_flag=True, help="Replace what stands there."),
 )
 
 checkpoint_options = stacked(
     click.option("--task", type=click.Choice(["cls", "seg"]), help="Classification or segmentation."),
-    click.option(
-        "--checkpoint", type=INPUT_FILE, metavar="FILE", help="Trained weights (.safetensors, .pth, .pt)."
-    ),
-    click.option(
-        "--key-map", type=INPUT_FILE, metavar="FILE", help="TOML of regex renames for the weights' names."
-    ),
+    click.option("--checkpoint", type=INPUT_FILE, metavar="FILE", help="Trained weights (.safetensors, .pth, .pt)."),
+    click.option("--key-map", type=INPUT_FILE, metavar="FILE", help="TOML of regex renames for the weights' names."),
     click.option("--allow-partial", is_flag=True, help="Load what fits and list what does not."),
-    click.option(
-        "--random-weights", type=int, metavar="SEED", help="Random weights instead; the file says so."
-    ),
+    click.option("--random-weights", type=int, metavar="SEED", help="Random weights instead; the file says so."),
     click.option("--num-classes", type=click.IntRange(min=1), help="Classes, if the head does not tell."),
     click.option("--size", type=SIZE, help="Input height and width; multiples of 32 from 64 to 2048."),
 )
 
 foreign_options = stacked(
-    click.option(
-        "--preprocess", type=INPUT_FILE, metavar="FILE", help="Preprocessing (TOML) of a foreign ONNX file."
-    ),
+    click.option("--preprocess", type=INPUT_FILE, metavar="FILE", help="Preprocessing (TOML) of a foreign ONNX file."),
 )

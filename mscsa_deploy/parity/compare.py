@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mscsa_deploy.core.report import ParityNumbers
+from mscsa_deploy.core.report import ParityNumbers
 from mscsa_deploy.errors import SpecError, UserError
 
 if TYPE_CHECKING:
@@ -61,6 +62,12 @@ class Parity:
     images: int
     nonfinite: int
     worst: tuple[ImageParity, ...]
+
+    def numbers(self) -> ParityNumbers:
+        """The parity as a report holds it."""
+        fields = ("max_abs", "max_abs_over_range", "cosine", "argmax_agreement", "sqnr_db")
+        values = {name: getattr(self, name) for name in fields}
+        return ParityNumbers(**{n: v if v is None or math.isfinite(v) else None for n, v in values.items()})
 
 
 class Comparator:

@@ -49,6 +49,4 @@ class Stages:
     def _record(self, name: str, begin: float, *, ok: bool, detail: str) -> None:
         seconds = round(time.perf_counter() - begin, 3)
         logger.info("%s: %.1f s %s", name, seconds, detail)
-        self.records.append(
-            StageRecord(name=name, seconds=seconds, status="ok" if ok else "failed", detail=detail)
-        )
+        self.records.append(StageRecord(name=name, seconds=seconds, status="ok" if ok else "failed", detail=detail))

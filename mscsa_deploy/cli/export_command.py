@@ -1,0 +1,70 @@
+"""`mscsa-deploy export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mscsa_deploy.cli.options import BATCH, checkpoint_options, output_options
+from mscsa_deploy.cli.terminal import Terminal, common_options
+
+if TYPE_CHECKING:
+    from mscsa_deploy.workflow.export import Check, ExportOutcome
+
+
+@click.command("export")
+@click.argument("model")
+@checkpoint_options
+@click.option("--batch", type=BATCH, help="A fixed batch (default 1), or 'dynamic'.")
+@click.option(
+    "--output",
+    type=click.Choice(["logits", "logits-full", "classmap", "probs"]),
+    help="Where the graph ends: logits at the model's stride, at input size, class map, or probabilities.",
+)
+@click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True, help="Of weights.")
+@click.option("--opset", type=int, help="Version of ai.onnx (default 18).")
+@click.option("--no-optimize", "optimize", flag_value=False, default=None, type=bool, help="No graph passes.")
+@click.option("--images", help="What the numeric check runs on (default: shipped scenes).")
+@output_options
+@common_options
+def command(terminal: Terminal, out: Path, *, force: bool, **settings: Any) -> None:
+    """Turn a checkpoint into a verified ONNX file.
+
+    MODEL is a name of `mscsa-deploy models`, or an export recipe (a TOML file, or a shipped one's name).
+    The file is compared with PyTorch on real images before it is kept.
+    """
+    from mscsa_deploy.workflow.export import ExportRequest, run_export
+
+    with terminal.progress() as progress:
+        outcome = run_export(ExportRequest(**settings), out, force=force, progress=progress)
+    terminal.document(outcome)
+    terminal.show(*_lines(outcome, out))
+
+
+def _lines(outcome: ExportOutcome, out: Path) -> list[str]:
+    height, width = outcome.input_size
+    weights = f"random weights (seed {outcome.random_weights})" if outcome.random_weights is not None else "trained"
+    what = (
+        f"{outcome.model} {outcome.task}, {outcome.classes} classes, {height}x{width}, {outcome.output}, "
+        f"{outcome.precision}, {weights}"
+    )
+    lines = [
+        what,
+        *(_check_line(check) for check in outcome.checks),
+        *(f"note: {note}" for note in outcome.notes),
+    ]
+    if outcome.not_loaded:
+        lines.append(f"warning: {len(outcome.not_loaded)} parameters were not in the checkpoint and stayed random:")
+        lines += [f"  {name}" for name in outcome.not_loaded]
+    return [*lines, f"wrote {out / outcome.path}"]
+
+
+def _check_line(check: Check) -> str:
+    numbers = check.parity
+    agreement = f"argmax agreement {numbers.argmax_agreement:.3f} %" if numbers.argmax_agreement is not None else ""
+    error = f"max error {numbers.max_abs_over_range:.1e} of range, " if numbers.max_abs_over_range is not None else ""
+    return (
+        f"\\[✓] {check.runtime} ({check.executed_precision}) against PyTorch: {error}{agreement}, {check.images} images"
+    )

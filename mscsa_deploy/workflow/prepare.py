@@ -1,0 +1,220 @@
+"""From what the user named to a model with weights: the zoo, recipes, checkpoints, random weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mscsa_deploy.core.config import to_json
+from mscsa_deploy.core.files import content_key, sha256_file
+from mscsa_deploy.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mscsa_deploy.export.recipe import ExportRecipe
+    from mscsa_deploy.graphs.metadata import ModelInfo
+    from mscsa_deploy.imaging.preprocess import Preprocess
+    from mscsa_deploy.models.checkpoint import FitReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRequest:
+    """Which model with which weights, as the command line says it.
+
+    Args:
+        model: A zoo name, or an export recipe's file or bare name.
+        task: ``"cls"`` or ``"seg"``; needed for a zoo name, which exists for both.
+        checkpoint: Trained weights; the recipe's own where None.
+        key_map: TOML of regex renames for the checkpoint's tensor names.
+        allow_partial: Load what fits and report what does not.
+        random_weights: Seed of random weights instead of a checkpoint.
+        num_classes: Of the head; the checkpoint's where None.
+        size: Input (height, width); the recipe's or the reference size where None.
+    """
+
+    model: str
+    task: str | None = None
+    checkpoint: Path | None = None
+    key_map: Path | None = None
+    allow_partial: bool = False
+    random_weights: int | None = None
+    num_classes: int | None = None
+    size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A model in eval mode with its weights, and what travels with it.
+
+    Args:
+        module: The PyTorch model.
+        recipe: The export recipe with the request's changes.
+        preprocess: How a picture becomes its input.
+        labels: Class names in channel order; empty if unknown.
+        source_sha256: Of the checkpoint; empty for random weights.
+        random_weights: The seed; None for trained weights.
+        key: Changes whenever weights or options do.
+        fit: How the checkpoint was fitted; None for random weights.
+    """
+
+    module: nn.Module
+    recipe: ExportRecipe
+    preprocess: Preprocess
+    labels: tuple[str, ...]
+    source_sha256: str
+    random_weights: int | None
+    key: str
+    fit: FitReport | None
+
+    @property
+    def name(self) -> str:
+        """The model's name in the zoo."""
+        return self.recipe.model
+
+    @property
+    def task(self) -> str:
+        """``"cls"`` or ``"seg"``."""
+        return self.recipe.task
+
+    @property
+    def classes(self) -> int:
+        """Classes of the head."""
+        assert self.recipe.num_classes is not None
+        return self.recipe.num_classes
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Input (height, width) in pixels."""
+        return self.recipe.input_size
+
+    def info(self) -> ModelInfo:
+        """What an exported file is to say about itself."""
+        from mscsa_deploy.core.config import to_plain
+        from mscsa_deploy.graphs.metadata import ModelInfo
+
+        return ModelInfo(
+            name=self.name,
+            task=self.recipe.task,
+            source_sha256=self.source_sha256,
+            random_weights=self.random_weights,
+            preprocess=to_plain(self.preprocess),
+            labels=self.labels,
+            palette=self.recipe.palette,
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the model as a file that the PyTorch runtime loads."""
+        from mscsa_deploy.models.checkpoint import model_metadata, save_checkpoint
+
+        height, width = self.size
+        metadata = {
+            **model_metadata(self.name, self.task, self.recipe.options),
+            "mscsa_deploy.input_size": f"{height}x{width}",
+            "mscsa_deploy.preprocess": to_json(self.preprocess).decode(),
+            "mscsa_deploy.labels": to_json(self.labels).decode(),
+        }
+        save_checkpoint(path, self.module, metadata)
+
+
+def prepare(request: ModelRequest) -> Prepared:
+    """The model of `request` with its weights.
+
+    Raises:
+        UserError: An unknown name, a size or class count that does not fit, or no weights were named.
+        CheckpointError: The checkpoint is unreadable, unsafe or does not fit.
+    """
+    from mscsa_deploy.export.recipe import changed
+
+    recipe, shipped = _recipe_of(request)
+    recipe = changed(recipe, size=request.size, num_classes=request.num_classes)
+    if request.random_weights is not None:
+        return _with_random_weights(recipe, request)
+    path = request.checkpoint or shipped
+    if path is None:
+        raise UserError(
+            f"no trained weights come with '{request.model}'",
+            hint="give --checkpoint FILE, or ask for random ones with --random-weights SEED",
+        )
+    return _with_checkpoint(recipe, path, request)
+
+
+def _recipe_of(request: ModelRequest) -> tuple[ExportRecipe, Path | None]:
+    """The recipe that the request names, and the weights that come with it."""
+    from mscsa_deploy.core.shipped import shipped_names
+    from mscsa_deploy.errors import unknown_name
+    from mscsa_deploy.export.recipe import ExportRecipe, read_recipe, weights_path
+    from mscsa_deploy.models.spec import MODEL_NAMES, TASKS
+
+    name = request.model.removesuffix(".toml")
+    recipes = shipped_names("export")
+    if request.model in MODEL_NAMES:
+        if request.task is None:
+            with_weights = [f"{name}.{task}" for task in TASKS if f"{name}.{task}" in recipes]
+            if len(with_weights) != 1:
+                raise UserError(f"'{name}' exists for cls and for seg", hint="say which with --task cls or --task seg")
+            name = with_weights[0]
+        else:
+            name = f"{name}.{request.task}"
+        if name not in recipes:
+            model, _, task = name.rpartition(".")
+            return ExportRecipe(model=model, task=task), None  # type: ignore[arg-type]  # checked by the caller's choice
+    elif not Path(request.model).is_file() and name not in recipes:
+        raise unknown_name("model or export recipe", request.model, [*MODEL_NAMES, *recipes])
+    place = request.model if Path(request.model).is_file() else name
+    recipe = read_recipe(place)
+    if request.task not in (None, recipe.task):
+        raise UserError(f"'{request.model}' is a recipe for {recipe.task}, not for {request.task}")
+    return recipe, weights_path(place)
+
+
+def _with_random_weights(recipe: ExportRecipe, request: ModelRequest) -> Prepared:
+    from mscsa_deploy.export.recipe import changed
+    from mscsa_deploy.models.randomise import randomise
+    from mscsa_deploy.models.spec import build_model
+
+    assert request.random_weights is not None
+    recipe = changed(recipe, num_classes=recipe.num_classes or recipe.spec.num_classes)
+    module = randomise(build_model(recipe.model, recipe.task, recipe.options), request.random_weights).eval()
+    return Prepared(
+        module=module,
+        recipe=recipe,
+        preprocess=recipe.full_preprocess(),
+        labels=_labels(recipe, {}),
+        source_sha256="",
+        random_weights=request.random_weights,
+        key=content_key({"seed": request.random_weights, "recipe": to_json(recipe).decode()}),
+        fit=None,
+    )
+
+
+def _with_checkpoint(recipe: ExportRecipe, path: Path, request: ModelRequest) -> Prepared:
+    from mscsa_deploy.export.recipe import changed
+    from mscsa_deploy.models.checkpoint import fit, load_checkpoint, read_key_map
+
+    checkpoint = load_checkpoint(path)
+    rules = read_key_map(request.key_map) if request.key_map else ()
+    loaded = fit(
+        recipe.model, recipe.task, checkpoint, recipe.options, key_map=rules, allow_partial=request.allow_partial
+    )
+    recipe = changed(recipe, num_classes=loaded.options.num_classes)
+    digest = sha256_file(path)
+    return Prepared(
+        module=loaded.model,
+        recipe=recipe,
+        preprocess=recipe.full_preprocess(),
+        labels=_labels(recipe, checkpoint.metadata),
+        source_sha256=digest,
+        random_weights=None,
+        key=content_key({"checkpoint": digest, "recipe": to_json(recipe).decode(), "partial": request.allow_partial}),
+        fit=loaded.report,
+    )
+
+
+def _labels(recipe: ExportRecipe, metadata: dict[str, str]) -> tuple[str, ...]:
+    """The recipe's labels, or those of the checkpoint's own metadata, if there are as many as classes."""
+    import json
+
+    labels = recipe.labels or tuple(json.loads(metadata.get("mscsa_deploy.labels", "[]")))
+    return labels if len(labels) == recipe.num_classes else ()
