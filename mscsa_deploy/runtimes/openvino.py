@@ -206,6 +206,8 @@ def _compile(path: Path, settings: SessionSettings, *, count_time: bool) -> Any:
     }
     with seam(path.name, "reading", otherwise=UserError):
         model = _read(path)
+    if not (model.inputs and model.outputs):
+        raise UserError(f"'{path}' is not a model: it declares no inputs or no outputs")
     with seam(path.name, "compiling"):
         compiled = vendor.Core().compile_model(model, settings.device.upper(), properties)
         pinned = PRECISION_OF[compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()]
