@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 import warnings
 from collections import OrderedDict
-from typing import cast
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 BN_EPS = 1e-5
 
@@ -74,12 +78,21 @@ def conv_bn(
     return nn.Sequential(OrderedDict(parts))
 
 
-def spatial_size(x: Tensor) -> tuple[int, int]:
-    """Height and width of (N, C, H, W) as plain integers, also while tracing (shapes are static there)."""
+@contextmanager
+def _constants_meant() -> Iterator[None]:
+    """While tracing, silence the warnings about values that become constants: here they shall."""
     if not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call] # torch leaves it untyped
-        return int(x.shape[2]), int(x.shape[3])
+        yield
+        return
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Converting a tensor to a Python")
+        warnings.filterwarnings("ignore", message="torch.tensor results are registered as constants")
+        yield
+
+
+def spatial_size(x: Tensor) -> tuple[int, int]:
+    """Height and width of (N, C, H, W) as plain integers, also while tracing (shapes are static there)."""
+    with _constants_meant():
         return int(x.shape[2]), int(x.shape[3])
 
 
@@ -111,7 +124,7 @@ def adaptive_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
     if height != size[0]:
         x = pool_matrix(height, size[0]).to(x) @ x
     if width != size[1]:
-        x = x @ pool_matrix(width, size[1]).t().contiguous().to(x)
+        x = x @ pool_matrix(width, size[1]).to(x).transpose(0, 1)
     return x
 
 

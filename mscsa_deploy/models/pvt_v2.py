@@ -51,15 +51,15 @@ CONFIGS = {
 }
 
 
-def to_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
+def to_map(tokens: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
     """(N, H*W, C) tokens as a map (N, C, H, W)."""
-    channels = int(tokens.shape[2])
     return tokens.transpose(1, 2).reshape(-1, channels, *size)
 
 
-def to_tokens(x: Tensor) -> Tensor:
+def to_tokens(x: Tensor, channels: int) -> Tensor:
     """A map (N, C, H, W) as (N, H*W, C) tokens."""
-    return x.flatten(2).transpose(1, 2)
+    height, width = spatial_size(x)
+    return x.reshape(-1, channels, height * width).transpose(1, 2)
 
 
 class PatchEmbed(nn.Module):
@@ -73,7 +73,7 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """(N, inputs, H, W) to tokens (N, h*w, outputs) and the size (h, w)."""
         x = self.proj(x)
-        return self.norm(to_tokens(x)), spatial_size(x)
+        return self.norm(to_tokens(x, self.proj.out_channels)), spatial_size(x)
 
 
 class Attention(nn.Module):
@@ -87,7 +87,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, heads: int, reduction: int) -> None:
         super().__init__()
-        self.heads, self.width = heads, channels // heads
+        self.channels, self.heads, self.width = channels, heads, channels // heads
         self.scale = self.width**-0.5
         self.q = nn.Linear(channels, channels)
         self.kv = nn.Linear(channels, 2 * channels)
@@ -103,16 +103,16 @@ class Attention(nn.Module):
         count, shape = size[0] * size[1], (self.heads, self.width)
         source = x
         if self.reduction > 1:
-            reduced = self.sr(to_map(x, size))
+            reduced = self.sr(to_map(x, self.channels, size))
             height, width = spatial_size(reduced)
             count = height * width
-            source = self.norm(to_tokens(reduced))
+            source = self.norm(to_tokens(reduced, self.channels))
         q = (self.q(x) * self.scale).reshape(-1, size[0] * size[1], *shape).transpose(1, 2)
-        k, v = self.kv(source).chunk(2, dim=2)
+        k, v = self.kv(source).split_with_sizes([self.channels, self.channels], dim=2)
         k = k.reshape(-1, count, *shape).permute(0, 2, 3, 1)
         v = v.reshape(-1, count, *shape).transpose(1, 2)
         mixed = self.mix(self.scores(q, k).softmax(dim=-1), v)
-        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(-1, size[0] * size[1], self.heads * self.width))
+        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(-1, size[0] * size[1], self.channels))
         return out
 
 
@@ -125,7 +125,8 @@ class DepthwiseConv(nn.Module):
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """(N, H*W, C) tokens of a map of `size` to the same shape."""
-        return to_tokens(self.dwconv(to_map(x, size)))
+        channels = self.dwconv.out_channels
+        return to_tokens(self.dwconv(to_map(x, channels, size)), channels)
 
 
 class Mlp(nn.Module):
@@ -168,6 +169,7 @@ class Backbone(nn.Module):
     def __init__(self, spec: ModelSpec, options: ModelOptions) -> None:
         super().__init__()
         config = CONFIGS[spec.variant]
+        self.channels = config.channels
         rates = iter(torch.linspace(0, DROP_PATH_RATE, sum(config.depths), device="cpu").tolist())
         inputs = 3
         for stage, channels in enumerate(config.channels):
@@ -189,11 +191,11 @@ class Backbone(nn.Module):
     def stages(self, image: Tensor) -> list[Tensor]:
         """(N, 3, H, W) to the four maps (N, c_i, H / 2**(i + 2), W / 2**(i + 2)) after the stage norms."""
         maps, x = [], image
-        for stage in range(4):
+        for stage, channels in enumerate(self.channels):
             tokens, size = self.get_submodule(f"patch_embed{stage + 1}")(x)
             for block in self.get_submodule(f"block{stage + 1}").children():
                 tokens = block(tokens, size)
-            x = to_map(self.get_submodule(f"norm{stage + 1}")(tokens), size)
+            x = to_map(self.get_submodule(f"norm{stage + 1}")(tokens), channels, size)
             maps.append(x)
         return maps
 
