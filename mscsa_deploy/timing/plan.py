@@ -20,7 +20,7 @@ MIN_INPUTS = 16
 Role = Literal["", "fp32", "optimised_fp32"]
 
 
-class Preset(Config):
+class Preset(Config, frozen=True, kw_only=True):
     """How long a row is measured.
 
     A block ends when both its share of `min_seconds` and its share of `min_samples` are reached, or at its
@@ -56,15 +56,10 @@ class Preset(Config):
         """Refuse plans that could not give a number."""
         if self.blocks < 1 or self.min_samples < 1 or self.live_workers < 2:
             raise ValueError("'blocks' and 'min_samples' must be at least 1, 'live_workers' at least 2")
-        if (
-            min(self.min_seconds, self.warmup_seconds, self.warmup_runs, self.rewarm_runs, self.remeasures)
-            < 0
-        ):
+        if min(self.min_seconds, self.warmup_seconds, self.warmup_runs, self.rewarm_runs, self.remeasures) < 0:
             raise ValueError("durations and counts must not be negative")
         if self.row_cap_seconds < self.min_seconds or self.timeout_seconds <= 0:
-            raise ValueError(
-                "'row_cap_seconds' must not be below 'min_seconds', 'timeout_seconds' must be over 0"
-            )
+            raise ValueError("'row_cap_seconds' must not be below 'min_seconds', 'timeout_seconds' must be over 0")
 
     @property
     def block_runs(self) -> int:
@@ -84,12 +79,8 @@ class Preset(Config):
 
 PRESETS = MappingProxyType(
     {
-        "quick": Preset(
-            name="quick", min_seconds=3.0, min_samples=104, row_cap_seconds=20.0, blocks=13, remeasures=1
-        ),
-        "full": Preset(
-            name="full", min_seconds=60.0, min_samples=1024, row_cap_seconds=180.0, blocks=32, remeasures=2
-        ),
+        "quick": Preset(name="quick", min_seconds=3.0, min_samples=104, row_cap_seconds=20.0, blocks=13, remeasures=1),
+        "full": Preset(name="full", min_seconds=60.0, min_samples=1024, row_cap_seconds=180.0, blocks=32, remeasures=2),
     }
 )
 """quick: p90 is supported (100 samples); full: MLPerf Mobile's 60 s and 1,024 samples, so p99 is too."""
@@ -115,17 +106,17 @@ def preset(name: str, **overrides: Any) -> Preset:
         raise UserError(f"preset '{name}' with {overrides}: {error}") from error
 
 
-class CoreInputs(Config):
+class CoreInputs(Config, frozen=True, kw_only=True):
     """Preprocessed tensors for the core boundary.
 
     Args:
-        path: An .npz file; per model input an array (inputs, \\*input shape), first axis the rotation.
+        path: An .npz file; per model input an array (inputs, ...): the rotation, then one call's input.
     """
 
     path: str
 
 
-class EncodedInputs(Config):
+class EncodedInputs(Config, frozen=True, kw_only=True):
     """Encoded pictures for the end-to-end boundary, read into memory before anything is timed.
 
     Args:
@@ -139,7 +130,7 @@ class EncodedInputs(Config):
     task: Literal["cls", "seg"]
 
 
-class RowSpec(Config):
+class RowSpec(Config, frozen=True, kw_only=True):
     """One row to measure: an artefact on a runtime under a condition.
 
     Args:
@@ -166,7 +157,7 @@ class RowSpec(Config):
     threads: int = 1
     streams: int = 1
     affinity: tuple[int, ...] = ()
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
     batch: int = 1
     input_size: tuple[int, int] = (0, 0)
     artifact: str = ""

@@ -183,9 +183,7 @@ def judge(samples_ns: Samples | Sequence[int]) -> Stability:
     return Stability(not reasons, "; ".join(reasons))
 
 
-def paired_ratio(
-    reference: Sequence[Samples], candidate: Sequence[Samples], *, label: str, seed: int = 0
-) -> Ratio:
+def paired_ratio(reference: Sequence[Samples], candidate: Sequence[Samples], *, label: str, seed: int = 0) -> Ratio:
     """How many times faster `candidate` is than `reference`, from blocks that ran side by side.
 
     The value is the median over blocks of (median of the reference block / median of the candidate block);
@@ -210,9 +208,7 @@ def paired_ratio(
     return Ratio(value=float(np.median(ratios)), ci95=(low, high), blocks=len(ratios), reference=label)
 
 
-def bootstrap_interval(
-    values: Floats, *, seed: int = 0, confidence: float = CONFIDENCE
-) -> tuple[float, float]:
+def bootstrap_interval(values: Floats, *, seed: int = 0, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """The percentile-bootstrap interval of the median of `values`."""
     generator = np.random.default_rng(seed)
     draws = generator.integers(0, len(values), size=(BOOTSTRAP_DRAWS, len(values)))

@@ -41,9 +41,7 @@ def test_a_percentile_needs_ten_samples_beyond_it(percent: int, least: int) -> N
 
 @given(st.lists(st.integers(1, 10**9), min_size=1, max_size=200), st.integers(1, 99))
 @settings(max_examples=60, deadline=None)
-def test_percentile_is_the_smallest_sample_that_enough_samples_do_not_exceed(
-    samples: list[int], percent: int
-) -> None:
+def test_percentile_is_the_smallest_sample_that_enough_samples_do_not_exceed(samples: list[int], percent: int) -> None:
     got = percentile(np.array(samples), percent)
     assert got in samples
     assert sum(s <= got for s in samples) * 100 >= percent * len(samples)

@@ -1,0 +1,230 @@
+"""Why is it not faster: a runtime's own profile, read and put into words.
+
+Profiling slows every kernel down, so shares of the profile are quoted, never its total as a latency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mscsa_deploy.core.config import convert
+from mscsa_deploy.core.report import Row
+from mscsa_deploy.runtimes.protocol import OpProfile, OpRow
+
+QDQ_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "FakeQuantize", "Quantize", "Dequantize"})
+LAYOUT_OPS = frozenset(
+    {"Reorder", "ReorderInput", "ReorderOutput", "Transpose", "Convert", "Cast", "Permute", "Subgraph_Reorder"}
+)
+ARITHMETIC_OPS = frozenset(
+    {
+        "Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "Convolution", "GroupConvolution", "ConvTranspose",
+        "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat",
+        "DynamicQuantizeMatMul", "FullyConnected", "Attention", "MultiHeadAttention", "QGemm",
+        "conv2d", "convolution", "mkldnn_convolution", "addmm", "bmm", "mm", "linear",
+    }
+)  # fmt: skip
+"""Ops whose arithmetic INT8 makes cheaper; the rest only moves and adjusts numbers."""
+
+INT8_ISA = {
+    "x86_64": (("avx512_vnni", "avx_vnni", "amx_int8"), "AVX512-VNNI, AVX-VNNI or AMX"),
+    "aarch64": (("asimddp", "i8mm"), "the dot product (asimddp) or i8mm"),
+}
+NOTABLE_SHARE = 0.05
+FASTER = 1.1
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Milliseconds of some kernels and their share (0..1) of the profile."""
+
+    name: str
+    ms: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A profile, summed up.
+
+    Args:
+        by_op: Time by op and precision, the largest first; names as ``"Conv int8"``.
+        by_precision: Time by precision.
+        left_float: Nodes with arithmetic that INT8 could take over but that ran in float, the slowest first.
+        unfused: Q and DQ that ran as kernels of their own.
+        layout: Transposes, reorders and type conversions.
+    """
+
+    by_op: tuple[Share, ...]
+    by_precision: tuple[Share, ...]
+    left_float: tuple[Share, ...]
+    unfused: Share
+    layout: Share
+
+
+def profile_of(row: Row) -> OpProfile | None:
+    """The profile that a measured row carries, or None."""
+    plain = row.details.get("op_profile")
+    return None if plain is None else convert(plain, OpProfile, source="the row's profile")
+
+
+def read_profile(profile: OpProfile) -> Reading:
+    """Sums and lists of `profile`, without judging them."""
+    total = profile.total_ms or 1.0
+
+    def share(name: str, rows: Sequence[OpRow]) -> Share:
+        ms = sum(row.ms for row in rows)
+        return Share(name, ms, ms / total)
+
+    floats = [row for row in profile.rows if row.op in ARITHMETIC_OPS and row.precision not in ("int8", "uint8")]
+    return Reading(
+        by_op=tuple(
+            Share(" ".join(key).strip(), ms, ms / total) for key, ms in profile.ms_by("op", "precision").items()
+        ),
+        by_precision=tuple(Share(key[0] or "?", ms, ms / total) for key, ms in profile.ms_by("precision").items()),
+        left_float=tuple(share(row.node, [row]) for row in floats),
+        unfused=share("Q/DQ", [row for row in profile.rows if row.op in QDQ_OPS]),
+        layout=share("layout", [row for row in profile.rows if row.op in LAYOUT_OPS]),
+    )
+
+
+def explain(row: Row, reference: Row | None, *, arch: str = "", isa: Sequence[str] = ()) -> tuple[str, ...]:
+    """The findings on `row` in sentences, the verdict first; empty if it carries no profile and no ratio.
+
+    Args:
+        row: A measured row of a reduced precision.
+        reference: The FP32 row it is compared with, if it was measured.
+        arch: Of the machine, e.g. ``"x86_64"``.
+        isa: Its instruction set extensions, as in `core.environment`.
+    """
+    lines = _verdict(row)
+    if row.precision == "int8":
+        lines += _missing_isa(arch, isa)
+    profile = profile_of(row)
+    if profile is None:
+        return tuple(lines)
+    reading = read_profile(profile)
+    lines.append("time by op: " + _list(reading.by_op))
+    lines.append("time by precision: " + _list(reading.by_precision))
+    if row.precision == "int8":
+        lines += _quantization(reading)
+    if reading.layout.share >= NOTABLE_SHARE:
+        lines.append(f"{reading.layout.share:.0%} of the time goes to transposes, reorders and conversions")
+    before = None if reference is None else profile_of(reference)
+    if before is not None:
+        lines += _slower_ops(before, profile)
+    return tuple(lines)
+
+
+def _verdict(row: Row) -> list[str]:
+    ratio = row.speedup_vs_fp32
+    if ratio is None:
+        return []
+    low, high = ratio.ci95
+    text = f"{ratio.value:.2f}x (95 % {low:.2f} to {high:.2f}) the speed of {ratio.reference}"
+    if low > 1:
+        word = "faster" if ratio.value >= FASTER else "barely faster"
+    elif high < 1:
+        word = "slower"
+    else:
+        word = "no measurable difference"
+    return [f"{row.precision} on {row.runtime}: {word}, {text}"]
+
+
+def _missing_isa(arch: str, isa: Sequence[str]) -> list[str]:
+    if arch not in INT8_ISA or not isa:
+        return []
+    wanted, words = INT8_ISA[arch]
+    if any(flag in isa for flag in wanted):
+        return []
+    return [f"this processor lacks {words}: INT8 products take several instructions each, expect little gain"]
+
+
+def _quantization(reading: Reading) -> list[str]:
+    lines = []
+    left = sum(entry.share for entry in reading.left_float)
+    if left >= NOTABLE_SHARE:
+        worst = ", ".join(f"{entry.name} {entry.share:.0%}" for entry in reading.left_float[:3])
+        lines.append(
+            f"{len(reading.left_float)} arithmetic nodes stayed float and take {left:.0%} of the time ({worst})"
+        )
+    if reading.unfused.share >= NOTABLE_SHARE:
+        lines.append(
+            f"quantize and dequantize steps that were not fused into their neighbors take "
+            f"{reading.unfused.share:.0%}: quantize the whole chain, or leave it float"
+        )
+    return lines
+
+
+def _slower_ops(before: OpProfile, after: OpProfile) -> list[str]:
+    """Ops on which the reduced precision spends more than the reference did, if it matters.
+
+    Both were profiled the same way, so that their milliseconds compare.
+    """
+    old = {key[0]: ms for key, ms in before.ms_by("op").items()}
+    total = before.total_ms or 1.0
+    grown = [
+        (op, ms - old.get(op, 0.0))
+        for (op,), ms in after.ms_by("op").items()
+        if ms - old.get(op, 0.0) >= NOTABLE_SHARE * total and op not in ARITHMETIC_OPS
+    ]
+    if not grown:
+        return []
+    words = ", ".join(f"{op} +{ms:.2f} ms" for op, ms in sorted(grown, key=lambda item: -item[1])[:4])
+    return [f"ops that cost more than in FP32: {words}"]
+
+
+def _list(shares: Sequence[Share], count: int = 5) -> str:
+    return ", ".join(f"{entry.name} {entry.share:.0%}" for entry in shares[:count])
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """Which row to ship on this device.
+
+    Args:
+        row: The fastest row that may be shipped.
+        summary: In words, with the runner-up where it is close.
+    """
+
+    row: Row
+    summary: str
+
+
+def recommend(rows: Sequence[Row], *, allowed: Mapping[str, bool] | None = None) -> Recommendation | None:
+    """The artefact to ship: the lowest median of the rows that ran; None if none did.
+
+    A row within 2 % of the fastest is preferred if it keeps more precision. Rows are comparable only at the
+    same boundary, mode and batch; pass rows of one such condition.
+
+    Args:
+        rows: Measured rows.
+        allowed: By artefact hash, whether it passed its accuracy gate; a missing entry counts as passed.
+    """
+    order = {"fp32": 0, "fp16": 1, "bf16": 2, "int8": 3}
+    fit = [
+        row
+        for row in rows
+        if row.status == "ok" and row.latency_ms is not None and (allowed or {}).get(row.sha256, True)
+    ]
+    if not fit:
+        return None
+
+    def p50(row: Row) -> float:
+        assert row.latency_ms is not None
+        return row.latency_ms.p50
+
+    fastest = min(p50(row) for row in fit)
+    close = [row for row in fit if p50(row) <= 1.02 * fastest]
+    best = min(close, key=lambda row: (order.get(row.precision, 9), p50(row)))
+    mark = "" if best.stable else " (unstable measurement)"
+    text = f"ship {best.artifact or best.precision} on {best.runtime}: {p50(best):.2f} ms median{mark}"
+    if best.precision != "int8" and any(row.precision == "int8" for row in fit):
+        text += "; INT8 is not faster here"
+    return Recommendation(best, text)
+
+
+def plain_shares(shares: Sequence[Share]) -> list[dict[str, Any]]:
+    """`shares` as plain containers for the report."""
+    return [{"name": entry.name, "ms": entry.ms, "share": entry.share} for entry in shares]
