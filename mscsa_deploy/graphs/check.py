@@ -32,12 +32,15 @@ def read_model(path: Path) -> ir.Model:
         raise UserError(f"cannot read '{path}': {error.strerror or error}") from error
     # onnx turns unreadable external data into ValidationError.
     except (ValueError, onnx.checker.ValidationError, DecodeError) as error:
-        raise UserError(
-            f"'{path}' is not a readable ONNX file", hint="export it again; it may be truncated"
-        ) from error
+        raise UserError(f"'{path}' is not a readable ONNX file", hint="export it again; it may be truncated") from error
     if not proto.graph.node:
         raise UserError(f"'{path}' is not an ONNX model: it holds no nodes", hint="give a .onnx file")
     return ir.from_proto(proto)
+
+
+def parsed(data: bytes) -> ir.Model:
+    """The model that `to_bytes` serialised."""
+    return ir.from_proto(onnx.load_from_string(data))
 
 
 def all_nodes(model: ir.Model) -> Iterator[ir.Node]:

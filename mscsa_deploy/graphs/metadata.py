@@ -107,9 +107,9 @@ def strip(model: ir.Model) -> None:
     for value in values:
         value.doc_string = None
         value.metadata_props.clear()
-        if value.const_value is not None:
-            value.const_value.doc_string = None
-            value.const_value.metadata_props.clear()
+        tensor = value.const_value
+        if tensor is not None and (tensor.doc_string or tensor.metadata_props):
+            value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
 
 
 def write_info(path: Path, info: ModelInfo) -> None:

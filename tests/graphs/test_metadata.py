@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
@@ -70,15 +71,17 @@ def test_set_info_clears_what_exporters_leave() -> None:
     node.metadata_props["pkg.torch.onnx.stack_trace"] = secret
     node.outputs[0].metadata_props["where"] = secret
     model.graph.inputs[0].doc_string = secret
-    weight = ir.Value(name="w", const_value=ir.tensor([1.0], name="w", doc_string=secret))
-    weight.const_value.metadata_props["file"] = secret
-    model.graph.initializers.add(weight)
     model.domain = secret
+    proto = ir.to_proto(model)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(3, np.float32), "w"))
+    proto.graph.initializer[0].doc_string = secret
+    model = ir.from_proto(proto)
     model.producer_name = secret
 
     metadata.set_info(model, INFO)
 
     assert b"somebody" not in to_bytes(model)
+    np.testing.assert_array_equal(model.graph.initializers["w"].const_value.numpy(), np.ones(3, np.float32))
 
 
 def test_info_of_names_a_damaged_entry() -> None:
