@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import colorsys
+
 Color = tuple[int, int, int]
-_BITS = 8
+_GOLDEN_RATIO = 0.618033988749895
+# Saturation and value take turns, so that classes with near hues differ in brightness.
+_TONES = ((0.85, 1.0), (0.55, 1.0), (0.9, 0.75), (0.6, 0.85))
 
 
 def default_palette(classes: int) -> tuple[Color, ...]:
-    """RGB colors (0..255) of `classes` classes; class 0 is black, and the first dozens are far apart.
+    """RGB colors (0..255) of `classes` classes: class 0 is black, the others bright and apart from one another.
 
-    Source: the bit interleaving of the PASCAL VOC development kit, which spreads the bits of the class id over the
-    high bits of the three channels.
+    The hue moves by the golden ratio from class to class, which keeps any run of consecutive classes spread
+    over the circle.
     """
-    return tuple(_color(class_id) for class_id in range(classes))
+    return ((0, 0, 0), *(_color(class_id) for class_id in range(1, classes)))[:classes]
 
 
 def _color(class_id: int) -> Color:
-    channels = [0, 0, 0]
-    for place in range(_BITS):
-        for channel in range(3):
-            channels[channel] |= ((class_id >> channel) & 1) << (_BITS - 1 - place)
-        class_id >>= 3
-    red, green, blue = channels
-    return red, green, blue
+    saturation, value = _TONES[class_id % len(_TONES)]
+    red, green, blue = colorsys.hsv_to_rgb(class_id * _GOLDEN_RATIO % 1.0, saturation, value)
+    return round(255 * red), round(255 * green), round(255 * blue)
