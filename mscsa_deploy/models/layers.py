@@ -106,7 +106,8 @@ def pool_matrix(source: int, target: int) -> Tensor:
         start, stop = cell * source // target, -(-(cell + 1) * source // target)
         rows.append([1.0 / (stop - start) if start <= column < stop else 0.0 for column in range(source)])
     # Made from plain numbers, so that a trace holds one constant.
-    return torch.tensor(rows)
+    with _constants_meant():
+        return torch.tensor(rows)
 
 
 def adaptive_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
