@@ -43,6 +43,8 @@ BOOKKEEPING = frozenset(
 )  # fmt: skip
 # A quantized value passes these unchanged.
 MOVERS = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Split", "VariadicSplit", "Slice", "StridedSlice"})
+WEIGHTED = frozenset({"Convolution", "GroupConvolution", "MatMul"})
+FUSED = frozenset({"Add", "Clamp", "HSwish", "HardSigmoid", "Maximum", "Minimum", "Multiply", "Relu", "Sigmoid"})
 
 
 class NncfQuantizer:
@@ -221,19 +223,20 @@ def _left_float(graph: Any, rules: dict[str, str]) -> tuple[tuple[LeftFloat, ...
     """What the IR computes in float, and how many operators it computes on integers."""
     left = []
     integer = 0
+    kernels: set[str] = set()
     for operator in graph.get_ordered_ops():
         kind, name = operator.get_type_name(), operator.get_friendly_name()
         sources = [value.get_source_output().get_node() for value in operator.inputs()]
         live = [node for node in sources if not _constant(node)]
-        bias = (
-            kind == "Add"
-            and len(live) == 1
-            and live[0].get_type_name() in {"Convolution", "GroupConvolution", "MatMul"}
-        )
-        if kind in BOOKKEEPING or kind in MOVERS or not live or bias:
+        if kind in BOOKKEEPING or kind in MOVERS or not live:
             continue
-        if all(_quantized(node) for node in live):
+        # The CPU plugin computes what follows a convolution element by element inside its kernel.
+        if kind in FUSED and len(live) == 1 and live[0].get_friendly_name() in kernels:
+            kernels.add(name)
+        elif all(_quantized(node) for node in live):
             integer += 1
+            if kind in WEIGHTED:
+                kernels.add(name)
         else:
             left.append(LeftFloat(name, kind, rules.get(name, f"NNCF puts no quantizer before this {kind}")))
     return tuple(left), integer

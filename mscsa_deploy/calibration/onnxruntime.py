@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from mscsa_deploy.calibration.cache import cache_path, key_of, read_ranges, write_ranges
 from mscsa_deploy.calibration.checks import check_listens
 from mscsa_deploy.calibration.feeding import quiet
 from mscsa_deploy.calibration.half import to_half_rest
@@ -20,7 +21,7 @@ from mscsa_deploy.calibration.ranges import collect_ranges
 from mscsa_deploy.calibration.samples import check_samples
 from mscsa_deploy.calibration.source import HALF_SCALE_OPSET, PER_CHANNEL_OPSET, open_source
 from mscsa_deploy.core.artifact import Artifact
-from mscsa_deploy.core.files import output_file
+from mscsa_deploy.core.files import cache_root, output_file
 from mscsa_deploy.core.progress import silent
 from mscsa_deploy.errors import StageError
 
@@ -38,7 +39,14 @@ PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")
 
 
 class OnnxRuntimeQuantizer:
-    """Ranges from ONNX Runtime's calibrators, Q/DQ pairs from its writer."""
+    """Ranges from ONNX Runtime's calibrators, Q/DQ pairs from its writer.
+
+    Args:
+        cache: Where calibrated ranges are kept between runs; the shared cache directory by default.
+    """
+
+    def __init__(self, cache: Path | None = None) -> None:
+        self.cache = cache_root() / "calibration" if cache is None else cache
 
     def quantize(
         self, model: Path, samples: Samples, recipe: CalibrationRecipe, out: Path, progress: Progress = silent
@@ -48,8 +56,21 @@ class OnnxRuntimeQuantizer:
         used = samples.take(recipe.samples)
         check_samples(used, source.inputs)
         check_listens(source, used.feed(used.indices[0]), used.feed(used.indices[-1]))
-        ranges = collect_ranges(source, used, recipe, progress)
+        ranges = self.ranges(source, used, recipe, progress)
         return write(source, ranges, recipe, out, calibrated_on=used)
+
+    def ranges(
+        self, source: Source, samples: Samples, recipe: CalibrationRecipe, progress: Progress = silent
+    ) -> Ranges:
+        """The ranges of `source` on `samples`, from the cache when the same were collected before."""
+        key = key_of(source, samples, recipe)
+        kept = cache_path(self.cache, key)
+        if kept.exists():
+            log.info("ranges of %s taken from the cache", source.path.name)
+            return read_ranges(kept, key)
+        ranges = collect_ranges(source, samples, recipe, progress)
+        write_ranges(kept, key, ranges)
+        return ranges
 
 
 def prepare(model: Path, recipe: CalibrationRecipe) -> Source:

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from mscsa_deploy.calibration.quantizer import quantize
+from mscsa_deploy.calibration.recipe import FloatRule
+from mscsa_deploy.core.telemetry import REPORTER, without_telemetry
+from mscsa_deploy.errors import UserError
+
+from .conftest import recipe
+
+openvino = pytest.importorskip("openvino", reason="pip install 'mscsa-deploy[quantize]'")
+
+
+def nncf_recipe(**changes):
+    return recipe(**{"engine": "nncf", "runtime": "openvino", **changes})
+
+
+def answer(path, feed):
+    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return compiled(dict(feed))[0]
+
+
+@pytest.mark.parametrize("preset", ["performance", "mixed"])
+def test_openvino_loads_the_result_and_answers_alike(preset, net_file, samples, tmp_path):
+    made = quantize(net_file, samples, nncf_recipe(preset=preset), tmp_path / "q.xml")
+    assert made.artifact.kind == "openvino"
+    assert (tmp_path / "q.bin").exists()
+    feed = samples.feed(0)
+    wanted = onnxruntime.InferenceSession(str(net_file)).run(None, dict(feed))[0]
+    # 8 bits over the range of the logits: steps of 1/255, a few of them lost on the way.
+    assert np.abs(answer(made.artifact.path, feed) - wanted).max() < 0.05 * np.ptp(wanted)
+
+
+def test_rules_keep_nodes_float_and_every_float_operator_is_listed(net_file, samples, tmp_path):
+    rule = FloatRule(reason="the stem is cheap in float", first_convs=1)
+    made = quantize(net_file, samples, nncf_recipe(keep_float=(rule,)), tmp_path / "q.xml")
+    reasons = {left.node: left.reason for left in made.left_float}
+    assert reasons["stem/WithoutBiases"] == "the stem is cheap in float"
+    assert all(reasons.values())
+    whole = quantize(net_file, samples, nncf_recipe(), tmp_path / "whole.xml")
+    assert "stem/WithoutBiases" not in {left.node for left in whole.left_float}
+    assert whole.quantized_ops > made.quantized_ops
+
+
+def test_equal_inputs_give_equal_bytes(net_file, samples, tmp_path):
+    for folder in ("a", "b"):
+        quantize(net_file, samples, nncf_recipe(bias_correction="fast"), tmp_path / folder / "q.xml")
+    for name in ("q.xml", "q.bin"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_the_ir_tells_recipe_and_samples(net_file, samples, tmp_path):
+    made = quantize(net_file, samples, nncf_recipe(), tmp_path / "q.xml")
+    model = openvino.Core().read_model(str(made.artifact.path))
+    told = model.get_rt_info(["mscsa_deploy", "mscsa_deploy_int8.calibrated_on"]).astype(str)
+    assert json.loads(told)["samples"] == 6
+
+
+def test_the_output_has_to_be_an_xml_file(net_file, samples, tmp_path):
+    with pytest.raises(UserError, match=r"\.xml"):
+        quantize(net_file, samples, nncf_recipe(), tmp_path / "q.onnx")
+
+
+def test_vendors_load_without_their_telemetry():
+    with without_telemetry(), pytest.raises(ImportError):
+        __import__(REPORTER)
+    # In a process of its own: under pytest, NNCF replaces its telemetry by itself.
+    script = (
+        "from mscsa_deploy.calibration.nncf import load_vendors; load_vendors();"
+        "import sys; print(type(sys.modules['nncf.telemetry.wrapper'].telemetry).__name__, 'openvino_telemetry' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["NNCFTelemetryStub", "False"]

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import pytest
+
+from mscsa_deploy.calibration.recipe import (
+    CalibrationRecipe,
+    FloatRule,
+    default_recipe,
+    read_recipe,
+    shipped_recipes,
+)
+from mscsa_deploy.core.shipped import shipped_names
+from mscsa_deploy.errors import UserError
+
+from .conftest import recipe
+
+
+@pytest.mark.parametrize("name", shipped_names("calibration"))
+def test_every_shipped_recipe_is_read(name):
+    read = read_recipe(name)
+    assert read.name == name
+    assert read.summary.endswith(".")
+
+
+def test_the_names_that_deploy_relies_on_are_shipped():
+    names = {read.name for read in shipped_recipes()}
+    assert names >= {
+        "int8_onnxruntime_x86",
+        "int8_onnxruntime_arm64",
+        "int8_onnxruntime_portable",
+        "int8_openvino",
+        "int8_tensorrt",
+    }
+
+
+def test_an_unknown_key_is_refused_and_named(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('name = "mine"\nengine = "onnxruntime"\nruntime = "onnxruntime"\nobserverr = "minmax"\n')
+    with pytest.raises(UserError, match="observerr"):
+        CalibrationRecipe.read(path)
+
+
+def test_a_name_unlike_the_file_is_refused(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('name = "other"\nengine = "onnxruntime"\nruntime = "onnxruntime"\n')
+    with pytest.raises(UserError, match="expected 'mine'"):
+        CalibrationRecipe.read(path)
+
+
+def test_an_unknown_recipe_gets_the_nearest_name():
+    with pytest.raises(UserError, match="did you mean 'int8_tensorrt'"):
+        read_recipe("int8_tensort")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param({"samples": 0}, "samples", id="no samples"),
+        pytest.param({"percentile": 0.99}, "percent", id="percentile as a share"),
+        pytest.param({"activations": "int8", "weights": "uint8"}, "no engine", id="int8 with uint8"),
+        pytest.param({"bias_correction": "fast"}, "nncf", id="NNCF's bias correction elsewhere"),
+        pytest.param({"keep_float": [{"reason": "because"}]}, "needs", id="rule without condition"),
+        pytest.param({"keep_float": [{"reason": " ", "op_types": ["Conv"]}]}, "reason", id="rule without reason"),
+        pytest.param({"keep_float": [{"reason": "x", "nodes": ["("]}]}, "regular expression", id="bad pattern"),
+    ],
+)
+def test_senseless_settings_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        recipe().changed("changed", **changes)
+
+
+def test_changed_replaces_settings_and_name_only():
+    base = recipe(observer="minmax", keep_float=(FloatRule(reason="stem", first_convs=1),))
+    changed = base.changed("other", observer="mse")
+    assert (changed.name, changed.observer, changed.keep_float) == ("other", "mse", base.keep_float)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "model", "architecture", "isa", "expected"),
+    [
+        ("onnxruntime", "topformer_t_mscsa", "x86_64", {"avx512_vnni"}, "int8_onnxruntime_x86"),
+        ("onnxruntime", "pvt_v2_b0_mscsa", "x86_64", {"avx_vnni"}, "int8_onnxruntime_x86_pvt"),
+        ("onnxruntime", "topformer_t_mscsa", "x86_64", {"avx2"}, "int8_onnxruntime_portable"),
+        ("onnxruntime", "topformer_t_mscsa", "aarch64", set(), "int8_onnxruntime_arm64"),
+        ("openvino", "topformer_t_mscsa", "x86_64", {"avx512_vnni"}, "int8_openvino"),
+        ("tensorrt", "anything", "aarch64", set(), "int8_tensorrt"),
+    ],
+)
+def test_the_default_recipe_fits_device_and_model(runtime, model, architecture, isa, expected):
+    assert default_recipe(runtime, model=model, architecture=architecture, isa=isa).name == expected

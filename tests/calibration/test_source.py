@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper, parser
+
+from mscsa_deploy.calibration.quantizer import quantize
+from mscsa_deploy.calibration.source import open_source
+from mscsa_deploy.errors import StageError, UserError
+
+from .conftest import net, recipe
+
+
+def save(model, tmp_path):
+    path = tmp_path / "model.onnx"
+    onnx.save(model, str(path))
+    return path
+
+
+def test_a_quantized_model_is_refused_with_the_node(net_file, samples, tmp_path):
+    made = quantize(net_file, samples, recipe(), tmp_path / "q.onnx")
+    with pytest.raises(UserError, match="already quantized: node '.*' is a .*Linear"):
+        quantize(made.artifact.path, samples, recipe(), tmp_path / "twice.onnx")
+
+
+def test_a_dynamic_shape_is_refused_with_the_command_that_fixes_it(tmp_path):
+    with pytest.raises(UserError, match=r"dynamic shape \?x3x32x32") as caught:
+        open_source(save(net(batch="N"), tmp_path))
+    assert "--input_name image --input_shape 1,3,32,32" in caught.value.hint
+
+
+def test_too_old_an_opset_is_refused(tmp_path):
+    model = parser.parse_model(
+        '<ir_version: 4, opset_import: ["" : 10]> g (float[1,2] x) => (float[1,2] y) { y = Relu(x) }'
+    )
+    with pytest.raises(UserError, match="opset 10"):
+        open_source(save(model, tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x09\x12"], ids=["empty", "text", "cut"])
+def test_a_broken_file_is_refused(content, tmp_path):
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="broken.onnx"):
+        open_source(path)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match="cannot read"):
+        open_source(tmp_path / "none.onnx")
+
+
+def test_a_model_that_ignores_its_input_is_refused(samples, tmp_path):
+    model = net()
+    stem = next(tensor for tensor in model.graph.initializer if tensor.name == "w0")
+    stem.CopyFrom(numpy_helper.from_array(np.zeros((8, 3, 3, 3), np.float32), "w0"))
+    with pytest.raises(UserError, match="ignore its input"):
+        quantize(save(model, tmp_path), samples, recipe(), tmp_path / "q.onnx")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_value_that_is_not_finite_names_its_node(value, samples, tmp_path):
+    model = net()
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "b1")
+    array = numpy_helper.to_array(bias).copy()
+    array[3] = value
+    bias.CopyFrom(numpy_helper.from_array(array, "b1"))
+    with pytest.raises(StageError, match=r"node 'depthwise' \(Conv\)"):
+        quantize(save(model, tmp_path), samples, recipe(), tmp_path / "q.onnx")
+
+
+def test_overflow_on_a_later_sample_names_node_and_sample(samples, net_file, tmp_path):
+    def feed(index):
+        scale = np.float32(8e37 if index == 3 else 1)
+        return {"image": samples.feed(index)["image"] * scale}
+
+    loud = type(samples)("loud", feed, samples.indices, samples.content)
+    with pytest.raises(StageError, match=r"node 'stem'.*sample 4 of 'loud'"):
+        quantize(net_file, loud, recipe(), tmp_path / "q.onnx")
+
+
+def test_unnamed_nodes_get_names(tmp_path):
+    model = net()
+    for node in model.graph.node:
+        node.name = ""
+    names = [node.name for node in open_source(save(model, tmp_path)).model.graph.node]
+    assert len(set(names)) == len(names) == 11
+    assert names[0] == "Conv_0"
