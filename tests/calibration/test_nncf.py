@@ -71,10 +71,10 @@ def test_the_output_has_to_be_an_xml_file(net_file, samples, tmp_path):
 def test_vendors_load_without_their_telemetry():
     with without_telemetry(), pytest.raises(ImportError):
         __import__(REPORTER)
-    # In a process of its own: under pytest, NNCF replaces its telemetry by itself.
+    # In a process of its own: another test may have imported OpenVINO without our care.
     script = (
         "from mscsa_deploy.calibration.nncf import load_vendors; load_vendors();"
-        "import sys; print(type(sys.modules['nncf.telemetry.wrapper'].telemetry).__name__, 'openvino_telemetry' in sys.modules)"
+        "import sys; print('openvino_telemetry' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    assert done.stdout.split() == ["NNCFTelemetryStub", "False"]
+    assert done.stdout.split() == ["False"]

@@ -20,7 +20,7 @@ def save(model, tmp_path):
 
 def test_a_quantized_model_is_refused_with_the_node(net_file, samples, tmp_path):
     made = quantize(net_file, samples, recipe(), tmp_path / "q.onnx")
-    with pytest.raises(UserError, match="already quantized: node '.*' is a .*Linear"):
+    with pytest.raises(UserError, match=r"already quantized: node '.*' is a .*Linear"):
         quantize(made.artifact.path, samples, recipe(), tmp_path / "twice.onnx")
 
 
@@ -42,7 +42,7 @@ def test_too_old_an_opset_is_refused(tmp_path):
 def test_a_broken_file_is_refused(content, tmp_path):
     path = tmp_path / "broken.onnx"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="broken.onnx"):
+    with pytest.raises(UserError, match=r"broken\.onnx"):
         open_source(path)
 
 
