@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -199,14 +198,3 @@ class RowSpec(Config, frozen=True, kw_only=True):
         parts = [self.artifact or self.group, self.runtime, self.precision, self.boundary]
         parts += [self.mode] if self.mode != "back_to_back" else []
         return " ".join(parts)
-
-
-def default_affinity(cores: int) -> tuple[int, ...]:
-    """The last `cores` of the cores this process may use (the first ones serve most interrupts).
-
-    Empty where the operating system cannot pin, or where there are not that many.
-    """
-    if not hasattr(os, "sched_getaffinity"):
-        return ()
-    allowed = sorted(os.sched_getaffinity(0))
-    return tuple(allowed[-cores:]) if cores <= len(allowed) else ()

@@ -1,0 +1,103 @@
+"""The rotation of real inputs that a row is measured on, written where its worker can read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mscsa_deploy.core.tensors import TensorSpec
+from mscsa_deploy.errors import UserError
+from mscsa_deploy.imaging.preprocess import Preprocess, preprocess
+from mscsa_deploy.timing.plan import MIN_INPUTS, CoreInputs, EncodedInputs
+
+Picture = npt.NDArray[np.uint8]
+
+JPEG_QUALITY = 92
+
+
+def varied(pictures: Iterable[Picture], count: int = MIN_INPUTS) -> Iterator[Picture]:
+    """`count` different pictures; when there are fewer, mirrored and shrinking crops of them make up the number.
+
+    Args:
+        pictures: (H, W, 3) uint8 each; only the first `count` are taken.
+        count: How many to give.
+
+    Raises:
+        UserError: There is no picture.
+    """
+    taken: list[Picture] = []
+    for picture in pictures:
+        taken.append(picture)
+        yield picture
+        if len(taken) == count:
+            return
+    if not taken:
+        raise UserError("measuring needs at least one picture to make inputs from, got none")
+    for number in range(len(taken), count):
+        turn, which = divmod(number, len(taken))
+        picture = taken[which][:, ::-1] if turn % 2 else taken[which]
+        margin = [size * turn // (4 * count) for size in picture.shape[:2]]
+        yield picture[margin[0] :, margin[1] :]
+
+
+def write_core_inputs(
+    path: Path, declared: TensorSpec, pictures: Iterable[Picture], spec: Preprocess, *, batch: int = 1
+) -> CoreInputs:
+    """Preprocess pictures into an .npz file at `path`, at least 16 inputs of `batch` images.
+
+    Args:
+        path: Ends in ``.npz``.
+        declared: The model's image input.
+        pictures: (H, W, 3) uint8 each.
+        spec: How a picture becomes the input.
+        batch: Images per call; neighbors in the rotation share a batch.
+
+    Raises:
+        SpecError: The result does not fit `declared`.
+        UserError: There is no picture.
+    """
+    tensors = [preprocess(picture, spec)[0] for picture in varied(pictures)]
+    stack = np.stack([np.stack([tensors[(i + k) % len(tensors)] for k in range(batch)]) for i in range(len(tensors))])
+    declared.check(stack[0])
+    return _write(path, {declared.name: stack})
+
+
+def write_random_inputs(path: Path, declared: tuple[TensorSpec, ...], *, seed: int = 0) -> CoreInputs:
+    """Standard normal (float) or uniform (integer) inputs for a model that takes no pictures.
+
+    Free axes get size 1. The report must say that the inputs were random.
+    """
+    generator = np.random.default_rng(seed)
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for tensor in declared:
+        shape = (MIN_INPUTS, *(max(size, 1) for size in tensor.shape))
+        if np.issubdtype(np.dtype(tensor.dtype), np.floating):
+            arrays[tensor.name] = generator.standard_normal(shape).astype(tensor.dtype)
+        else:
+            arrays[tensor.name] = generator.integers(0, 2 if tensor.dtype == "bool" else 100, shape).astype(
+                tensor.dtype
+            )
+    return _write(path, arrays)
+
+
+def write_pictures(folder: Path, pictures: Iterable[Picture], spec: Preprocess, task: str) -> EncodedInputs:
+    """Encode pictures as JPEG files in `folder`, at least 16, for the end-to-end boundary."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for number, picture in enumerate(varied(pictures)):
+        file = folder / f"{number:03d}.jpg"
+        Image.fromarray(np.ascontiguousarray(picture)).save(file, quality=JPEG_QUALITY)
+        files.append(str(file))
+    return EncodedInputs(files=tuple(files), preprocess=spec, task="seg" if task == "seg" else "cls")
+
+
+def _write(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> CoreInputs:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]  # the stub takes the names for its own flags
+    return CoreInputs(path=str(path))
