@@ -1,0 +1,86 @@
+"""Reading a report back, and writing it with all its views."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mscsa_deploy.core.config import convert, to_json
+from mscsa_deploy.core.report import SCHEMA, Report
+from mscsa_deploy.errors import UserError
+from mscsa_deploy.reporting.delimited import to_csv
+from mscsa_deploy.reporting.markdown import to_markdown
+
+if TYPE_CHECKING:
+    from mscsa_deploy.core.tensors import Array
+
+VIEWS = ("report.json", "report.md", "report.csv", "report.html")
+_NS_PER_MS = 1e6
+
+
+def read_report(path: Path) -> Report:
+    """The report in a JSON file, or in the directory that holds a ``report.json``.
+
+    Raises:
+        UserError: It cannot be read, is no report, or was written by a newer version.
+    """
+    if path.is_dir():
+        path = path / VIEWS[0]
+    try:
+        plain = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read the report '{path}': {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"the report '{path}' is not valid JSON: {error}") from error
+    schema = plain.get("schema") if isinstance(plain, dict) else None
+    if not isinstance(schema, int) or isinstance(schema, bool) or "rows" not in plain:
+        raise UserError(f"'{path}' is not a report of mscsa-deploy")
+    if schema > SCHEMA:
+        raise UserError(
+            f"the report '{path}' has schema {schema}, this version reads up to {SCHEMA}",
+            hint="pip install --upgrade mscsa-deploy",
+        )
+    return convert(plain, Report, source=str(path))
+
+
+def write_report(report: Report, directory: Path) -> None:
+    """Write ``report.json`` and its Markdown, CSV and HTML views into `directory`.
+
+    Args:
+        report: Its pictures and sample files are paths below `directory`.
+        directory: Exists; pictures and samples are read from it.
+    """
+    from mscsa_deploy.reporting.html import to_html
+
+    directory.joinpath("report.json").write_bytes(to_json(report))
+    directory.joinpath("report.md").write_text(to_markdown(report), encoding="utf-8")
+    directory.joinpath("report.csv").write_text(to_csv(report), encoding="utf-8", newline="")
+    directory.joinpath("report.html").write_text(to_html(report, directory), encoding="utf-8")
+
+
+def read_samples(report: Report, directory: Path) -> dict[int, Array]:
+    """The raw latencies in milliseconds of each row (by its place) whose samples file is there.
+
+    Raises:
+        UserError: A samples file is damaged.
+    """
+    found: dict[int, Array] = {}
+    for place, row in enumerate(report.rows):
+        for path in (directory / row.samples_file, directory / "samples" / row.samples_file):
+            if row.samples_file and path.is_file():
+                found[place] = _samples_ms(path)
+                break
+    return found
+
+
+def _samples_ms(path: Path) -> Array:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            nanoseconds: Array = arrays["samples_ns"]
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise UserError(f"the samples file '{path}' is damaged: {error}") from error
+    milliseconds: Array = nanoseconds.astype(np.float64) / _NS_PER_MS
+    return milliseconds

@@ -1,0 +1,213 @@
+"""The report as one HTML file that needs nothing else: no script, no network, pictures inside."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jinja2
+import markupsafe
+import msgspec
+from PIL import Image, UnidentifiedImageError
+
+from mscsa_deploy.errors import UserError
+from mscsa_deploy.reporting.cells import LEGEND, SYMBOLS, group_title, groups, metric_name, number
+from mscsa_deploy.reporting.cells import drop as drop_text
+from mscsa_deploy.reporting.cells import ratio as ratio_text
+from mscsa_deploy.reporting.cells import size as size_text
+from mscsa_deploy.reporting.files import read_samples
+from mscsa_deploy.reporting.markdown import columns, common_setting
+from mscsa_deploy.reporting.notes import data_facts, environment_facts, method, model_facts
+from mscsa_deploy.reporting.plots import Point, color, distributions, pareto, row_label
+from mscsa_deploy.runtimes.protocol import OpProfile
+
+if TYPE_CHECKING:
+    from mscsa_deploy.core.report import Report, Row
+    from mscsa_deploy.core.tensors import Array
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_PICTURE_SIDE = 720
+_PROFILE_LINES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class OpShare:
+    """One line of a per-operator profile: kind of kernel, its precision, ms per call, percent of all."""
+
+    op: str
+    precision: str
+    count: int
+    ms: float
+    percent: float
+
+
+def to_html(report: Report, directory: Path) -> str:
+    """The page of `report`.
+
+    Args:
+        report: Its pictures and sample files are paths below `directory`.
+        directory: Where those lie.
+
+    Raises:
+        UserError: A picture or samples file is missing, damaged or outside `directory`.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["color"] = color
+    samples = read_samples(report, directory)
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        tables=[(title, common_setting(rows), columns(report, rows), rows) for title, rows in groups(report).items()],
+        tiles=_tiles(report),
+        legend=[(SYMBOLS[status], status, words) for status, words in LEGEND.items()],
+        paretos=_paretos(report),
+        lanes=_lanes(report, samples),
+        profiles=_profiles(report),
+        explanations=[(row_label(row), row.explanation) for row in report.rows if row.explanation],
+        pictures=[(_caption(name), _data_uri(name, directory)) for name in report.pictures],
+        facts=model_facts(report),
+        data=data_facts(report),
+        environment=environment_facts(report),
+        method=method(report),
+        left_float=[(row_label(row), row.left_float) for row in report.rows if row.left_float],
+    )
+
+
+def recommended_row(report: Report) -> Row | None:
+    """The measured row of the recommended artefact, network only where there is one."""
+    verdict = report.verdict
+    if verdict is None or not verdict.runtime:
+        return None
+    found = [
+        row
+        for row in report.rows
+        if row.latency_ms is not None
+        and (row.runtime, row.precision) == (verdict.runtime, verdict.precision)
+        and verdict.recommended in ("", row.artifact)
+    ]
+    return min(found, key=lambda row: (row.boundary != "core", row.mode != "back_to_back"), default=None)
+
+
+def _tiles(report: Report) -> list[tuple[str, str, str]]:
+    """Heading, figure and small print of the numbers that matter for the recommended artefact."""
+    row = recommended_row(report)
+    if row is None or row.latency_ms is None:
+        return []
+    latency = row.latency_ms
+    tail = f"p90 {number(latency.p90)} ms, " if latency.p90 is not None else ""
+    tiles = [
+        (
+            "Median latency",
+            f"{number(latency.p50)} ms",
+            f"{tail}{number(row.fps)} FPS, {row.threads} thread{'s' * (row.threads != 1)}",
+        )
+    ]
+    if row.speedup_vs_fp32 is not None:
+        bracket = ratio_text(row.speedup_vs_fp32).partition(" ")[2]
+        tiles.append(("Speed-up", f"{row.speedup_vs_fp32.value:.2f}x", f"over plain FP32 {bracket}"))
+    if row.metric is not None:
+        words = f"drop {drop_text(row.metric)} points" if row.metric.drop is not None else f"{row.metric.images} images"
+        tiles.append((row.metric.name, f"{row.metric.value:.2f} %", words))
+    elif row.parity is not None and row.parity.argmax_agreement is not None:
+        tiles.append(("Agreement with FP32", f"{row.parity.argmax_agreement:.2f} %", "no labels were given"))
+    if row.size_bytes is not None:
+        tiles.append(("Size", size_text(row.size_bytes), row.artifact))
+    return tiles
+
+
+def _paretos(report: Report) -> list[tuple[str, markupsafe.Markup]]:
+    """A plot per kind of latency for which at least two rows have both a latency and an accuracy."""
+    plots = []
+    chosen = recommended_row(report)
+    name = metric_name(report)
+    for title in groups(report):
+        rows = [row for row in report.rows if group_title(row) == title and row.mode != "paced"]
+        points = [point for row in rows if (point := _point(row, labeled=bool(name), chosen=row is chosen)) is not None]
+        if len(points) > 1:
+            y_title = f"{name}, %" if name else "agreement with FP32, %"
+            plots.append((title, markupsafe.Markup(pareto(points, y_title=y_title))))  # noqa: S704 - escaped where made
+    return plots
+
+
+def _point(row: Row, *, labeled: bool, chosen: bool) -> Point | None:
+    agreement = row.parity.argmax_agreement if row.parity else None
+    percent = row.metric.value if labeled and row.metric else None if labeled else agreement
+    if row.latency_ms is None or percent is None:
+        return None
+    interval = None
+    if labeled and row.metric and row.metric.reference is not None and row.metric.drop_ci95 is not None:
+        low, high = row.metric.drop_ci95
+        interval = (row.metric.reference - high, row.metric.reference - low)
+    label = row_label(row) if row.threads == 1 else f"{row_label(row)}, {row.threads} threads"
+    latency = row.latency_ms
+    return Point(label, color(row.runtime), row.precision, latency.p50, latency.ci95, percent, interval, chosen)
+
+
+def _lanes(report: Report, samples: dict[int, Array]) -> list[tuple[str, markupsafe.Markup]]:
+    plots = []
+    for title, rows in groups(report).items():
+        shown = [(report.rows[row.place], samples.get(row.place)) for row in rows]
+        shown = [(row, values) for row, values in shown if row.latency_ms is not None]
+        if shown:
+            plots.append((title, markupsafe.Markup(distributions(shown))))  # noqa: S704 - escaped where made
+    return plots
+
+
+def _profiles(report: Report) -> list[tuple[str, list[OpShare]]]:
+    profiles = []
+    for row in report.rows:
+        plain = row.details.get("op_profile")
+        if plain is None:
+            continue
+        try:
+            profile = msgspec.convert(plain, OpProfile)
+        except msgspec.ValidationError as error:
+            raise UserError(f"the profile of {row_label(row)} is damaged: {error}") from error
+        profiles.append((f"{row_label(row)}, {row.boundary.replace('_', ' ')}", _shares(profile)))
+    return profiles
+
+
+def _shares(profile: OpProfile) -> list[OpShare]:
+    total = profile.total_ms or 1.0
+    counts: dict[tuple[str, ...], int] = {}
+    for row in profile.rows:
+        counts[row.op, row.precision] = counts.get((row.op, row.precision), 0) + row.count
+    shares = [
+        OpShare(op, precision, counts[op, precision], ms, 100.0 * ms / total)
+        for (op, precision), ms in profile.ms_by("op", "precision").items()
+    ]
+    rest = shares[_PROFILE_LINES:]
+    if rest:
+        others = OpShare(
+            "others", "", sum(s.count for s in rest), sum(s.ms for s in rest), sum(s.percent for s in rest)
+        )
+        return [*shares[:_PROFILE_LINES], others]
+    return shares
+
+
+def _caption(name: str) -> str:
+    return Path(name).stem.replace("_", " ")
+
+
+def _data_uri(name: str, directory: Path) -> str:
+    """The picture `name` below `directory`, made small enough to travel inside a page."""
+    path = (directory / name).resolve()
+    if not path.is_relative_to(directory.resolve()):
+        raise UserError(f"the report's picture '{name}' lies outside its directory")
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+    except (OSError, UnidentifiedImageError, ValueError) as error:
+        raise UserError(f"the report's picture '{name}' cannot be read: {error}") from error
+    image.thumbnail((2 * _PICTURE_SIDE, _PICTURE_SIDE), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=85, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
