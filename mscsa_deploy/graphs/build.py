@@ -18,36 +18,47 @@ class Builder:
     """Collects nodes of ``ai.onnx`` and places them in a graph.
 
     Args:
-        graph: Receives nodes and initializers; their names start with `prefix` and are unique in it.
-        before: New nodes stand right before this node; at the end of the graph where it is None.
+        graph: Receives nodes and initializers; new nodes stand at its end unless told otherwise.
         prefix: Start of every new name; says who made the node.
+        after: New nodes stand right after this one.
+        taken: Names in use, extended with every new one; those of `graph` if not given.
     """
 
-    def __init__(self, graph: ir.Graph, prefix: str, *, before: ir.Node | None = None) -> None:
+    def __init__(
+        self, graph: ir.Graph, prefix: str, *, after: ir.Node | None = None, taken: set[str] | None = None
+    ) -> None:
         self._graph = graph
         self._prefix = prefix
-        self._before = before
-        self._taken = {node.name for node in graph} | set(graph.initializers)
-        self._taken |= {value.name for node in graph for value in node.outputs}
+        self._before: ir.Node | None = None
+        self._after = after
+        self._taken = _names(graph) if taken is None else taken
+
+    def at(self, node: ir.Node) -> Builder:
+        """This builder, from now on placing nodes right before `node`."""
+        self._before, self._after = node, None
+        return self
+
+    def after(self, node: ir.Node) -> Builder:
+        """Another builder that places nodes right after `node`, in order."""
+        return Builder(self._graph, self._prefix, after=node, taken=self._taken)
 
     def op(self, kind: str, *inputs: ir.Value | Array | None, **attributes: Any) -> ir.Value:
         """The only output of a new node; arrays among `inputs` become constants."""
         return self.many(kind, 1, *inputs, **attributes)[0]
 
-    def many(
-        self, kind: str, outputs: int, *inputs: ir.Value | Array | None, **attributes: Any
-    ) -> Sequence[ir.Value]:
+    def many(self, kind: str, outputs: int, *inputs: ir.Value | Array | None, **attributes: Any) -> Sequence[ir.Value]:
         """The outputs of a new node that has `outputs` of them."""
         values = [self.constant(each) if isinstance(each, np.ndarray) else each for each in inputs]
-        node = ir.node(
-            kind, values, attributes=attributes, num_outputs=outputs, name=self._name(kind.lower())
-        )
+        node = ir.node(kind, values, attributes=attributes, num_outputs=outputs, name=self._name(kind.lower()))
         for number, value in enumerate(node.outputs):
             value.name = self._name(f"{node.name}_out{number}" if outputs > 1 else f"{node.name}_out")
-        if self._before is None:
-            self._graph.append(node)
-        else:
+        if self._after is not None:
+            self._graph.insert_after(self._after, node)
+            self._after = node
+        elif self._before is not None:
             self._graph.insert_before(self._before, node)
+        else:
+            self._graph.append(node)
         return node.outputs
 
     def constant(self, array: Array) -> ir.Value:
@@ -65,8 +76,8 @@ class Builder:
     @contextlib.contextmanager
     def branch(self, name: str) -> Iterator[Builder]:
         """A builder of a sub-graph for If; it may read every value built before."""
-        inner = Builder(ir.Graph([], [], nodes=[], name=f"{self._prefix}_{name}"), f"{self._prefix}_{name}")
-        inner._taken = self._taken  # names are unique across the graph and its sub-graphs
+        prefix = f"{self._prefix}_{name}"
+        inner = Builder(ir.Graph([], [], nodes=[], name=prefix), prefix, taken=self._taken)
         yield inner
 
     @property
@@ -86,6 +97,13 @@ class Builder:
             name = f"{stem}_{number}"
         self._taken.add(name)
         return name
+
+
+def _names(graph: ir.Graph) -> set[str]:
+    """Every name of a value or node in `graph`."""
+    names = {node.name or "" for node in graph} | {value.name or "" for value in graph.inputs}
+    names |= set(graph.initializers)
+    return names | {value.name or "" for node in graph for value in node.outputs}
 
 
 def ints(*numbers: int) -> Array:
