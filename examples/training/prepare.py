@@ -23,6 +23,7 @@ MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
 # Objects keep the size in pixels that they have in the 512x512 sets, within what a smaller scene can hold.
 FINAL_SIZE = 512
+SMALL_WINDOW = 128
 
 
 def style_for(size: int) -> Style:
@@ -30,7 +31,9 @@ def style_for(size: int) -> Style:
     if size >= FINAL_SIZE:
         return Style(turn_degrees=40.0, noise=10)
     longest = min(290, round(size * 0.95))
-    return Style(objects=(1, 3), long_side=(70, longest), turn_degrees=40.0, noise=10)
+    shortest = 70 if size > SMALL_WINDOW else 48
+    objects = (1, 3) if size > SMALL_WINDOW else (1, 2)
+    return Style(objects=objects, long_side=(shortest, longest), turn_degrees=40.0, noise=10)
 
 
 def backdrop(store: AssetStore, dice: Dice, size: int) -> Image.Image:

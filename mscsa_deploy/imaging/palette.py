@@ -6,8 +6,9 @@ import colorsys
 
 Color = tuple[int, int, int]
 _GOLDEN_RATIO = 0.618033988749895
-# Saturation and value take turns, so that classes with near hues differ in brightness.
-_TONES = ((0.85, 1.0), (0.55, 1.0), (0.9, 0.75), (0.6, 0.85))
+# Saturation and value take turns. Steps of 8 and 13 classes come back to nearly the same hue, and three tones make
+# those differ in brightness (four would not: 8 is a multiple of 4).
+_TONES = ((0.85, 1.0), (0.5, 0.95), (0.95, 0.6))
 
 
 def default_palette(classes: int) -> tuple[Color, ...]:

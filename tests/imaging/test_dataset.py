@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mscsa_deploy.errors import UserError
+from mscsa_deploy.imaging.dataset import open_dataset, read_mask, refuse_overlap, set_hash
+
+from .conftest import SCENES
+
+
+def test_segmentation_folder_pairs_pictures_with_masks(segmentation_folder):
+    dataset = open_dataset(segmentation_folder, "seg")
+    assert len(dataset) == 3
+    image, mask = dataset.load(1)
+    assert image.shape == (24, 36, 3)
+    assert np.unique(mask).tolist() == [1, 255]
+
+
+def test_missing_mask_is_named(segmentation_folder):
+    (segmentation_folder / "masks" / "1.png").unlink()
+    with pytest.raises(UserError, match=r"1 of the 3 .*1\.png"):
+        open_dataset(segmentation_folder, "seg")
+
+
+def test_pictures_without_masks_have_no_target(segmentation_folder):
+    shutil.rmtree(segmentation_folder / "masks")
+    dataset = open_dataset(segmentation_folder, "seg")
+    assert [dataset.load(index)[1] for index in range(len(dataset))] == [None] * 3
+
+
+def test_mask_of_another_size_is_refused(segmentation_folder):
+    Image.new("L", (5, 5)).save(segmentation_folder / "masks" / "0.png")
+    with pytest.raises(UserError, match="5x5 pixels, its picture is 36x24"):
+        open_dataset(segmentation_folder, "seg").load(0)
+
+
+def test_palette_masks_are_read_as_indices(tmp_path):
+    mask = Image.new("P", (2, 1))
+    mask.putpalette([9, 9, 9, 8, 8, 8])
+    mask.putpixel((1, 0), 1)
+    mask.save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png").tolist() == [[0, 1]]
+
+
+def test_sixteen_bit_masks_keep_large_ids(tmp_path):
+    Image.fromarray(np.array([[300, 0]], np.uint16)).save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png").tolist() == [[300, 0]]
+
+
+def test_color_mask_is_refused(tmp_path):
+    Image.new("RGB", (2, 2)).save(tmp_path / "m.png")
+    with pytest.raises(UserError, match="RGB picture, expected one class id"):
+        read_mask(tmp_path / "m.png")
+
+
+def test_class_folders_give_labels_in_order(class_folders):
+    dataset = open_dataset(class_folders, "cls")
+    assert dataset.labels == ("cat", "dog")
+    assert [dataset.load(index)[1] for index in range(len(dataset))] == [0, 0, 1, 1]
+
+
+def test_class_folders_take_the_ids_of_the_model(class_folders):
+    dataset = open_dataset(class_folders, "cls", labels=("dog", "bird", "cat"))
+    assert [dataset.load(index)[1] for index in range(len(dataset))] == [2, 2, 0, 0]
+
+
+def test_class_folder_that_the_model_lacks_is_refused(class_folders):
+    with pytest.raises(UserError, match=r"unknown class 'cat'.*did you mean 'cats'"):
+        open_dataset(class_folders, "cls", labels=("cats", "dog"))
+
+
+def test_numbered_folders_are_ids(class_folders):
+    (class_folders / "cat").rename(class_folders / "7")
+    (class_folders / "dog").rename(class_folders / "12")
+    dataset = open_dataset(class_folders, "cls", labels=("a", "b"))
+    assert {dataset.load(index)[1] for index in range(len(dataset))} == {7, 12}
+
+
+def test_loose_pictures_beside_class_folders_are_refused(class_folders):
+    shutil.copy(class_folders / "cat" / "0.png", class_folders / "loose.png")
+    with pytest.raises(UserError, match=r"loose pictures \('loose\.png'\)"):
+        open_dataset(class_folders, "cls")
+
+
+def test_bare_pictures_have_no_labels(class_folders):
+    dataset = open_dataset(class_folders / "cat", "cls")
+    assert len(dataset) == 2
+    assert dataset.load(0)[1] is None
+
+
+def test_list_with_labels(class_folders):
+    (class_folders / "list.csv").write_text("image,label\ndog/0.png,dog\ncat/0.png,cat\n")
+    dataset = open_dataset(class_folders / "list.csv", "cls")
+    assert [dataset.load(index)[1] for index in range(2)] == [1, 0]
+    assert dataset.labels == ("cat", "dog")
+
+
+def test_list_with_numbers_keeps_them(class_folders):
+    (class_folders / "list.csv").write_text("image,label\ndog/0.png,41\ncat/0.png,3\n")
+    assert [open_dataset(class_folders / "list.csv", "cls").load(index)[1] for index in range(2)] == [41, 3]
+
+
+def test_list_with_masks_and_a_byte_order_mark(segmentation_folder):
+    text = "image,mask\nimages/2.png,masks/2.png\n"
+    (segmentation_folder / "list.csv").write_text(text, encoding="utf-8-sig")
+    assert 2 in open_dataset(segmentation_folder / "list.csv", "seg").load(0)[1]
+
+
+def test_list_for_the_other_task_is_bare_pictures(class_folders):
+    (class_folders / "list.csv").write_text("image,label\ndog/0.png,dog\n")
+    assert open_dataset(class_folders / "list.csv", "seg").load(0)[1] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        pytest.param("picture,label\na,b\n", "expected 'image,label'", id="header"),
+        pytest.param("image,label\nnone.png,cat\n", "line 2: there is no file 'none.png'", id="missing-file"),
+        pytest.param("image,label\ncat/0.png,\n", "line 2: .*value is missing", id="missing-label"),
+        pytest.param("", "expected 'image,label'", id="empty"),
+        pytest.param("image,label\n", "holds no pictures", id="no-rows"),
+    ],
+)
+def test_bad_list_is_refused_with_its_line(class_folders, text, said):
+    (class_folders / "list.csv").write_text(text)
+    with pytest.raises(UserError, match=said):
+        open_dataset(class_folders / "list.csv", "cls")
+
+
+@pytest.mark.parametrize("task", ["cls", "seg"])
+def test_empty_folder_is_refused(tmp_path, task):
+    with pytest.raises(UserError, match="holds no pictures"):
+        open_dataset(tmp_path, task)
+
+
+def test_nothing_there_is_refused(tmp_path):
+    with pytest.raises(UserError, match="there is no image set"):
+        open_dataset(tmp_path / "none", "seg")
+
+
+def test_other_file_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("hello")
+    with pytest.raises(UserError, match="is no image set"):
+        open_dataset(tmp_path / "a.txt", "seg")
+
+
+def test_more_than_one_percent_unreadable_is_refused(class_folders):
+    (class_folders / "cat" / "bad.png").write_bytes(b"not a picture")
+    with pytest.raises(UserError, match=r"1 of the 5 pictures .*bad\.png"):
+        open_dataset(class_folders, "cls")
+
+
+def test_few_unreadable_pictures_are_left_out_and_named(tmp_path, gradient, caplog):
+    for number in range(120):
+        Image.fromarray(np.roll(gradient, number, axis=0)).save(tmp_path / f"{number:03}.png")
+    (tmp_path / "bad.jpg").write_bytes(b"not a picture")
+    dataset = open_dataset(tmp_path, "seg")
+    assert len(dataset) == 120
+    assert [path.name for path in dataset.skipped] == ["bad.jpg"]
+    assert "1 of 121" in caplog.text
+
+
+def test_hidden_files_are_left_out(segmentation_folder):
+    (segmentation_folder / "images" / ".trash.png").write_bytes(b"x")
+    assert len(open_dataset(segmentation_folder, "seg")) == 3
+
+
+def test_shared_pictures_are_refused_whatever_their_name(segmentation_folder, tmp_path):
+    (tmp_path / "other").mkdir()
+    shutil.copy(segmentation_folder / "images" / "2.png", tmp_path / "other" / "renamed.png")
+    one, two = open_dataset(segmentation_folder, "seg"), open_dataset(tmp_path / "other", "seg")
+    with pytest.raises(UserError, match=r"share 1 pictures.*renamed\.png"):
+        refuse_overlap(one, two)
+
+
+def test_pictures_that_occur_twice_in_one_set_are_allowed(class_folders):
+    shutil.copy(class_folders / "cat" / "0.png", class_folders / "cat" / "again.png")
+    refuse_overlap(open_dataset(class_folders, "cls"))
+
+
+def test_set_hash_ignores_names_and_order(class_folders):
+    before = set_hash(open_dataset(class_folders / "cat", "cls"))
+    (class_folders / "cat" / "0.png").rename(class_folders / "cat" / "9.png")
+    assert set_hash(open_dataset(class_folders / "cat", "cls")) == before
+    (class_folders / "cat" / "9.png").unlink()
+    assert set_hash(open_dataset(class_folders / "cat", "cls")) != before
+
+
+def test_scene_set_is_opened_by_its_description():
+    dataset = open_dataset(SCENES / "evaluation.toml", "seg")
+    assert len(dataset) == 240
+    assert dataset.labels[0] == "background"
+    with pytest.raises(UserError, match="only suits segmentation"):
+        open_dataset(SCENES / "evaluation.toml", "cls")

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mscsa_deploy.errors import SpecError
+from mscsa_deploy.imaging.overlay import OPACITY, overlay, shares, with_legend
+from mscsa_deploy.imaging.palette import default_palette
+
+PALETTE = ((0, 0, 0), (255, 0, 0), (0, 0, 255))
+
+
+@pytest.fixture
+def grey():
+    return np.full((8, 12, 3), 100, np.uint8)
+
+
+def test_background_and_unknown_ids_stay_untinted(grey):
+    classes = np.zeros((8, 12), np.uint8)
+    assert np.array_equal(overlay(grey, classes, PALETTE), grey)
+    assert np.array_equal(overlay(grey, classes + 255, PALETTE), grey)
+
+
+def test_objects_take_their_color(grey):
+    classes = np.ones((8, 12), np.uint8)
+    red = round(100 * (1 - OPACITY) + 255 * OPACITY)
+    dark = round(100 * (1 - OPACITY))
+    assert overlay(grey, classes, PALETTE)[4, 4].tolist() == [red, dark, dark]
+
+
+def test_borders_between_classes_are_drawn(grey):
+    classes = np.zeros((8, 12), np.uint8)
+    classes[:, 6:] = 2
+    tinted = overlay(grey, classes, PALETTE)
+    assert (tinted[:, 6] == 255).all()
+    assert (tinted[:, 5] == 100).all()
+
+
+def test_picture_is_not_changed(grey):
+    before = grey.copy()
+    overlay(grey, np.ones((8, 12), np.uint8), PALETTE)
+    assert np.array_equal(grey, before)
+
+
+def test_class_map_of_another_size_is_refused(grey):
+    with pytest.raises(SpecError, match=r"\[4, 4\]"):
+        overlay(grey, np.zeros((4, 4), np.uint8), PALETTE)
+
+
+def test_shares_are_sorted_and_leave_out_specks():
+    classes = np.zeros((100, 100), np.uint8)
+    classes[:30] = 2
+    classes[99, :5] = 1
+    assert shares(classes, 3) == [(0, 0.6995), (2, 0.3)]
+
+
+def test_legend_names_the_classes_below_the_picture():
+    picture = np.zeros((256, 256, 3), np.uint8)
+    classes = np.zeros((256, 256), np.uint8)
+    classes[:64] = 1
+    one = with_legend(picture, classes, ("background", "bird", "fish"), PALETTE)
+    assert one.shape[1] == 256
+    assert one.shape[0] > 256
+    assert (one[256:] == PALETTE[1]).all(axis=-1).any()
+    assert not (one[256:] == PALETTE[2]).all(axis=-1).any()
+
+
+def test_legend_wraps_when_many_classes_are_there():
+    palette = default_palette(20)
+    labels = [f"a rather long class name {number}" for number in range(20)]
+    few = with_legend(np.zeros((200, 200, 3), np.uint8), np.zeros((200, 200), np.uint8), labels, palette)
+    classes = np.repeat(np.arange(20, dtype=np.uint8), 2000).reshape(200, 200)
+    many = with_legend(np.zeros((200, 200, 3), np.uint8), classes, labels, palette)
+    assert many.shape[0] > few.shape[0] + 100
+
+
+def test_palette_starts_black_and_repeats_no_color():
+    palette = default_palette(256)
+    assert palette[0] == (0, 0, 0)
+    assert len(set(palette)) == 256
+    assert default_palette(13) == palette[:13]
+
+
+def test_neighboring_palette_colors_are_far_apart():
+    palette = np.array(default_palette(40)[1:], int)
+    # Levels summed over the channels; 80 are plain to see side by side.
+    first = palette[:20]
+    distances = np.abs(first[:, None] - first[None]).sum(axis=-1)[~np.eye(20, dtype=bool)]
+    assert distances.min() >= 80
+    assert np.abs(np.diff(palette, axis=0)).sum(axis=1).min() >= 200
