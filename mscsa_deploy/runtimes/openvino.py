@@ -172,13 +172,18 @@ class OpenVinoSession(CheckedSession):
         rows = {}
         for node in self._compiled.get_runtime_model().get_ordered_ops():
             told = {key: _text(node.rt_info[key]) for key in node.rt_info}
-            precision = told.get("runtimePrecision", "")
+            # The kernel's own suffix is what it computes in: a convolution with int8 weights and float
+            # activations says "i8" as its runtime precision and runs "brgconv_avx512_f32".
+            kernel = told.get("primitiveType", "")
+            precision = kernel.rpartition("_")[2].lower()
+            if precision not in PRECISION_OF:
+                precision = told.get("runtimePrecision", "")
             name = node.get_friendly_name()
             rows[name] = OpRow(
                 node=name,
                 op=told.get("layerType", ""),
                 precision=PRECISION_OF.get(precision, precision),
-                kernel=told.get("primitiveType", ""),
+                kernel=kernel,
                 layout=told.get("outputLayouts", ""),
                 ms=0.0,
                 count=1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ REQUIRED = "MSCSA_DEPLOY_REQUIRE"
 CONV_ATTENTION = """
 <ir_version: 8, opset_import: ["" : 18]>
 g (float[1,3,32,32] image) => (float[1,8,16,16] logits)
-<int64[3] tokens = {1, 8, 256}, int64[4] grid = {1, 8, 16, 16}, float scale = {0.35}>
+<int64[3] tokens = {1, 8, 256}, int64[4] grid = {1, 8, 16, 16}>
 {
     conv = Conv <pads = [1,1,1,1], strides = [2,2]> (image, w_stem, b_stem)
     stem = Relu (conv)
@@ -52,8 +53,8 @@ g (float[1,3,32,32] image) => (float[1,16,32,32] logits)
     x = DequantizeLinear (q, in_scale, in_zero)
     w = DequantizeLinear (w_int8, w_scale, w_zero)
     conv = Conv <pads = [1,1,1,1]> (x, w)
-    relu = Relu (conv)
-    qr = QuantizeLinear (relu, out_scale, out_zero)
+    %(act)s
+    qr = QuantizeLinear (act, out_scale, out_zero)
     logits = DequantizeLinear (qr, out_scale, out_zero)
 }
 """
@@ -88,18 +89,23 @@ def conv_attention(path: Path, dtype: str = "float32") -> Path:
     shapes = {"w_stem": (8, 3, 3, 3), "w_deep": (8, 1, 3, 3), **dict.fromkeys(("w_q", "w_k", "w_v"), (8, 8, 1, 1))}
     weights = {name: (0.4 * random.normal(size=shape)).astype(np.float32) for name, shape in shapes.items()}
     weights["b_stem"] = random.normal(size=8).astype(np.float32)
+    weights["scale"] = np.array(0.35, np.float32)
     text = CONV_ATTENTION
     if dtype == "float16":
         weights = {name: value.astype(np.float16) for name, value in weights.items()}
-        text = text.replace("float scale", "float16 scale").replace("(image, w_stem", "(half, w_stem")
+        text = text.replace("(image, w_stem", "(half, w_stem")
         text = text.replace("    conv = Conv", "    half = Cast <to = 10> (image)\n    conv = Conv", 1)
         text = text.replace("logits = Add (back, stem)", "low = Add (back, stem)\n    logits = Cast <to = 1> (low)")
     return write_onnx(path, text, **weights)
 
 
-def quantized(path: Path, *, symmetric: bool) -> Path:
-    """One quantized convolution: unsigned activations as CPUs like them, or symmetric as TensorRT wants."""
+def quantized(path: Path, *, symmetric: bool, relu: bool = False) -> Path:
+    """One quantized convolution: unsigned activations as CPUs like them, or symmetric as TensorRT wants.
+
+    With `relu`, ONNX Runtime cannot fuse it: the zero point lies above the smallest 8-bit value.
+    """
     kinds = {"kind": "int8", "zero": 0} if symmetric else {"kind": "uint8", "zero": 100}
+    kinds["act"] = "act = Relu (conv)" if relu else "act = Identity (conv)"
     weights = np.random.default_rng(3).integers(-90, 90, size=(16, 3, 3, 3)).astype(np.int8)
     return write_onnx(path, QUANTIZED % kinds, w_int8=weights)
 
@@ -191,3 +197,29 @@ def quantized_case(tmp_path_factory):
     path = quantized(tmp_path_factory.mktemp("int8") / "int8.onnx", symmetric=False)
     feed = {"image": image()}
     return Case(path, feed, reference(path, feed))
+
+
+@pytest.fixture(scope="session")
+def models():
+    """The builders above, for test files."""
+    return SimpleNamespace(
+        conv_attention=conv_attention,
+        quantized=quantized,
+        write_onnx=write_onnx,
+        reference=reference,
+        image=image,
+        skip_unless=skip_unless,
+    )
+
+
+@pytest.fixture
+def needs(models):
+    """``needs("openvino")`` is that runtime, or skips the test (fails it where CI counts on the runtime)."""
+
+    def get(name: str):
+        made = RUNTIMES.load(name)()
+        can = made.probe()
+        skip_unless(name, available=can.available, reason=can.reason)
+        return made
+
+    return get

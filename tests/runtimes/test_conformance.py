@@ -208,5 +208,5 @@ def test_an_int8_file_runs_in_int8(runtime, settings, quantized_case):
         pytest.skip(f"{runtime.name} does not compute ONNX files")
     with runtime.load(quantized_case.path, replace(settings, precision="int8")) as session:
         answer = session.run(quantized_case.feed)["logits"]
-        assert session.executed_precision == "int8"
+        assert "int8" in session.executed_precision.split("+")
     assert np.abs(answer - quantized_case.expected["logits"]).max() <= INT8_STEPS * 0.05

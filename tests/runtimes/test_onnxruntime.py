@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+
+from mscsa_deploy.errors import DeployError, StageError, UnsupportedError, UserError
+from mscsa_deploy.runtimes import onnxruntime as adapter
+from mscsa_deploy.runtimes.protocol import SessionSettings
+
+INT8 = SessionSettings(precision="int8")
+
+
+@pytest.fixture
+def runtime(needs):
+    return needs("onnxruntime")
+
+
+@pytest.fixture
+def vendor_classes(runtime):
+    from onnxruntime.capi import onnxruntime_pybind11_state as vendor
+
+    return {name: kind for name, kind in vars(vendor).items() if isinstance(kind, type) and issubclass(kind, Exception)}
+
+
+def test_every_vendor_error_is_mapped(vendor_classes):
+    assert set(vendor_classes) == set(adapter.ERRORS)
+
+
+def test_the_seam_maps_each_and_keeps_the_cause(vendor_classes):
+    for name, kind in vendor_classes.items():
+        with pytest.raises(DeployError) as caught, adapter.seam("m.onnx", "inference"):
+            raise kind("what the vendor said")
+        assert type(caught.value) is adapter.ERRORS[name]
+        assert "what the vendor said" in str(caught.value)
+        assert isinstance(caught.value.__cause__, kind)
+
+
+def test_the_seam_lets_our_own_bugs_through():
+    with pytest.raises(KeyError), adapter.seam("m.onnx", "inference"):
+        raise KeyError
+
+
+def test_fused_qdq_executes_int8(runtime, models, tmp_path):
+    path = models.quantized(tmp_path / "m.onnx", symmetric=False)
+    assert runtime.load(path, INT8).executed_precision == "int8"
+
+
+def test_qdq_that_does_not_fuse_is_told_apart(runtime, models, tmp_path):
+    path = models.quantized(tmp_path / "m.onnx", symmetric=False, relu=True)
+    assert runtime.load(path, INT8).executed_precision == "fp32"
+    profile = runtime.profile(path, INT8, {"image": models.image()}, runs=2)
+    assert {"QuantizeLinear", "DequantizeLinear", "FusedConv"} <= {row.op for row in profile.rows}
+
+
+def test_optimization_can_be_switched_off(runtime, models, tmp_path):
+    path = models.quantized(tmp_path / "m.onnx", symmetric=False)
+    plain = SessionSettings(precision="int8", options={"graph_optimization_level": "disabled"})
+    profile = runtime.profile(path, plain, {"image": models.image()}, runs=1)
+    assert "Conv" in {row.op for row in profile.rows}
+    assert profile.precision == "fp32"
+
+
+def test_an_unknown_optimization_level_is_the_users(runtime, models, tmp_path):
+    path = models.conv_attention(tmp_path / "m.onnx")
+    with pytest.raises(UserError, match="did you mean 'basic'"):
+        runtime.load(path, SessionSettings(options={"graph_optimization_level": "basics"}))
+
+
+def test_a_custom_operator_is_a_stage_error(runtime, tmp_path):
+    import onnx
+
+    path = tmp_path / "custom.onnx"
+    text = '<ir_version: 8, opset_import: ["" : 18, "foo" : 1]> g (float[2] x) => (float[2] y) { y = foo.Bar(x) }'
+    onnx.save(onnx.parser.parse_model(text), path)
+    with pytest.raises(StageError, match=r"onnxruntime loading failed on custom\.onnx.*Bar"):
+        runtime.load(path, SessionSettings())
+
+
+def test_fp16_is_not_pretended_on_a_cpu_without_it(runtime, models, tmp_path):
+    if "fp16" in runtime.probe().precisions:
+        pytest.skip("this machine has fp16 kernels")
+    path = models.conv_attention(tmp_path / "half.onnx", "float16")
+    with pytest.raises(UnsupportedError, match="cannot execute fp16"):
+        runtime.load(path, SessionSettings(precision="fp16"))
+    # Asked for fp32 the file runs, and the profile shows where its float16 convolutions really compute.
+    profile = runtime.profile(path, SessionSettings(), {"image": models.image()}, runs=1)
+    assert {row.precision for row in profile.rows if row.op in ("Conv", "FusedMatMul")} == {"fp32"}
