@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,7 +11,6 @@ import onnx
 import onnx_ir as ir
 import torch
 
-from mscsa_deploy import __version__
 from mscsa_deploy.core.artifact import Artifact, MadeBy
 from mscsa_deploy.core.files import output_file
 from mscsa_deploy.core.progress import Progress, silent
@@ -23,6 +20,7 @@ from mscsa_deploy.export.numeric import SameNumbers, make_feeds
 from mscsa_deploy.export.recipe import Batch, Output, check_batch, check_opset, check_output
 from mscsa_deploy.export.simplify import simplify
 from mscsa_deploy.export.trace import Method, best_graph
+from mscsa_deploy.export.versions import tool_versions
 from mscsa_deploy.graphs.check import (
     op_histogram,
     parsed,
@@ -46,7 +44,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STEPS = ("trace", "simplify", "optimize", "write")
-_TOOLS = ("torch", "onnx", "onnx-ir", "onnxsim", "onnxruntime")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,15 +137,6 @@ def export_onnx(
     progress(4, len(STEPS), STEPS[3])
     notes = tuple(note for note in (*traced.notes, slim.note) if note)
     return ExportResult(artifact, passes, slim.simplified, traced.method, op_histogram(graph), notes)
-
-
-def tool_versions() -> dict[str, str]:
-    """Versions of this package and of the libraries that make the file."""
-    found = {"mscsa_deploy": __version__}
-    for tool in _TOOLS:
-        with contextlib.suppress(PackageNotFoundError):
-            found[tool] = version(tool)
-    return found
 
 
 def refuse_broken_weights(model: nn.Module, name: str) -> None:

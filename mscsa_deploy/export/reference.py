@@ -1,34 +1,41 @@
-"""PyTorch's own answer at an output boundary, as NumPy: what an exported file is compared with."""
+"""What PyTorch itself answers at an output boundary: the truth that exported files are compared with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from mscsa_deploy.core.tensors import Array
 from mscsa_deploy.export.boundary import bounded
+from mscsa_deploy.export.trace import evaluation
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from mscsa_deploy.core.tensors import Array
     from mscsa_deploy.export.recipe import Output
 
 
-def answerer(model: nn.Module, output: Output, size: tuple[int, int]) -> Callable[[Array], Array]:
-    """A function from images (N, 3, H, W) float32 to what `model` answers at the boundary `output`.
+class Answer(Protocol):
+    """Gives the model's answer to one input."""
+
+    def __call__(self, image: Array) -> Array:
+        """(N, 3, H, W) float32, normalised RGB, to the output at the boundary asked for."""
+
+
+def answerer(model: nn.Module, output: Output, size: tuple[int, int]) -> Answer:
+    """A callable that gives what `model` in evaluation mode answers at the boundary `output`.
 
     Args:
-        model: Gives logits; put into eval mode.
-        output: Where the answer is taken.
+        model: Gives logits; its mode is left as it was.
+        output: Where the exported graph ends.
         size: Input (height, width) in pixels.
     """
-    module = bounded(model, output, size).eval()
+    module = bounded(model, output, size)
 
     def answer(image: Array) -> Array:
-        with torch.inference_mode():
-            array: Array = module(torch.from_numpy(image)).numpy()
-        return array
+        with evaluation(module), torch.no_grad():
+            result: Array = module(torch.from_numpy(image)).numpy()
+        return result
 
     return answer
