@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mscsa_deploy.core.config import convert
 from mscsa_deploy.core.report import Row
 from mscsa_deploy.runtimes.protocol import OpProfile, OpRow
 
 QDQ_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "FakeQuantize", "Quantize", "Dequantize"})
-LAYOUT_OPS = frozenset(
-    {"Reorder", "ReorderInput", "ReorderOutput", "Transpose", "Convert", "Cast", "Permute", "Subgraph_Reorder"}
-)
+LAYOUT_OPS = frozenset({"Reorder", "ReorderInput", "ReorderOutput", "Transpose", "Convert", "Cast", "Permute"})
 ARITHMETIC_OPS = frozenset(
     {
         "Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "Convolution", "GroupConvolution", "ConvTranspose",
@@ -52,6 +49,7 @@ class Reading:
         by_op: Time by op and precision, the largest first; names as ``"Conv int8"``.
         by_precision: Time by precision.
         left_float: Nodes with arithmetic that INT8 could take over but that ran in float, the slowest first.
+        depthwise_float: Those of them that run in a depthwise kernel.
         unfused: Q and DQ that ran as kernels of their own.
         layout: Transposes, reorders and type conversions.
     """
@@ -59,6 +57,7 @@ class Reading:
     by_op: tuple[Share, ...]
     by_precision: tuple[Share, ...]
     left_float: tuple[Share, ...]
+    depthwise_float: Share
     unfused: Share
     layout: Share
 
@@ -84,6 +83,7 @@ def read_profile(profile: OpProfile) -> Reading:
         ),
         by_precision=tuple(Share(key[0] or "?", ms, ms / total) for key, ms in profile.ms_by("precision").items()),
         left_float=tuple(share(row.node, [row]) for row in floats),
+        depthwise_float=share("depthwise", [row for row in floats if "_dw_" in row.kernel]),
         unfused=share("Q/DQ", [row for row in profile.rows if row.op in QDQ_OPS]),
         layout=share("layout", [row for row in profile.rows if row.op in LAYOUT_OPS]),
     )
@@ -148,6 +148,11 @@ def _quantization(reading: Reading) -> list[str]:
         worst = ", ".join(f"{entry.name} {entry.share:.0%}" for entry in reading.left_float[:3])
         lines.append(
             f"{len(reading.left_float)} arithmetic nodes stayed float and take {left:.0%} of the time ({worst})"
+        )
+    if reading.depthwise_float.share >= NOTABLE_SHARE:
+        lines.append(
+            f"depthwise convolutions for which this runtime chose a float kernel take "
+            f"{reading.depthwise_float.share:.0%} of the time"
         )
     if reading.unfused.share >= NOTABLE_SHARE:
         lines.append(
@@ -223,8 +228,3 @@ def recommend(rows: Sequence[Row], *, allowed: Mapping[str, bool] | None = None)
     if best.precision != "int8" and any(row.precision == "int8" for row in fit):
         text += "; INT8 is not faster here"
     return Recommendation(best, text)
-
-
-def plain_shares(shares: Sequence[Share]) -> list[dict[str, Any]]:
-    """`shares` as plain containers for the report."""
-    return [{"name": entry.name, "ms": entry.ms, "share": entry.share} for entry in shares]
