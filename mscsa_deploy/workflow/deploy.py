@@ -1,0 +1,268 @@
+"""`deploy`: checkpoint to ONNX to INT8 for every runtime, accuracy and latency of each, one report, one bundle."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from mscsa_deploy.core.artifact import Artifact
+from mscsa_deploy.core.files import cache_root, content_key, refuse_existing
+from mscsa_deploy.core.progress import Progress, silent
+from mscsa_deploy.core.report import Boundary, Row, Status
+from mscsa_deploy.errors import DeployError, StageError, UnsupportedError, UserError, unknown_name
+from mscsa_deploy.workflow.build import (
+    Sources,
+    Target,
+    float_variants,
+    half_variant_for_tensorrt,
+    int8_variants,
+    torch_artifact,
+)
+from mscsa_deploy.workflow.deployment import DeployRequest, Finished, Plan, Results
+from mscsa_deploy.workflow.evaluate import Evaluation, ImageSet
+from mscsa_deploy.workflow.export import check_against_pytorch, export_prepared
+from mscsa_deploy.workflow.finish import finish
+from mscsa_deploy.workflow.images import open_images
+from mscsa_deploy.workflow.measure import Measurement, measure_variants
+from mscsa_deploy.workflow.prepare import Prepared, prepare
+from mscsa_deploy.workflow.quantize import recipe_for
+from mscsa_deploy.workflow.score import score_variants
+from mscsa_deploy.workflow.stages import Stages
+from mscsa_deploy.workflow.variants import Variant
+
+logger = logging.getLogger(__name__)
+
+RUNTIME_ORDER = ("pytorch", "onnxruntime", "openvino", "tensorrt")
+
+
+@dataclass
+class _Job:
+    """The state that stages hand on."""
+
+    request: DeployRequest
+    plan: Plan
+    prepared: Prepared
+    target: Target
+    stages: Stages
+    progress: Progress
+    work: Path
+    images: dict[str, ImageSet] = field(default_factory=dict)
+    variants: list[Variant] = field(default_factory=list)
+
+
+def make_plan(request: DeployRequest) -> Plan:
+    """Decide device profile, runtimes and recipes.
+
+    Raises:
+        UserError: An unknown runtime, profile or recipe.
+    """
+    from mscsa_deploy.core.environment import read_environment
+    from mscsa_deploy.runtimes import RUNTIMES
+    from mscsa_deploy.runtimes.profile import pick_profile, read_profile
+
+    environment = read_environment()
+    if request.device:
+        profile, why = read_profile(request.device), "named with --device"
+    else:
+        profile, why = pick_profile(environment)
+    for name in request.runtimes or ():
+        if name not in RUNTIMES:
+            raise unknown_name("runtime", name, [name for name in RUNTIMES if name != "fake"])
+    names = request.runtimes or profile.default_runtimes
+    runtimes = tuple(sorted(dict.fromkeys(names), key=_order))
+    recipes = {
+        name: recipe_for(name, profile, request.model.partition(".")[0]).name
+        for name in runtimes
+        if name in profile.runtimes and "int8" in profile.runtimes[name].precisions
+    }
+    return Plan(profile, why, runtimes, bool(request.runtimes), recipes, environment)
+
+
+def _order(name: str) -> int:
+    return RUNTIME_ORDER.index(name) if name in RUNTIME_ORDER else len(RUNTIME_ORDER)
+
+
+def run_deploy(request: DeployRequest, out: Path, *, force: bool = False, progress: Progress = silent) -> Finished:
+    """Do everything and leave the bundle and its report in the directory `out`.
+
+    Raises:
+        UserError: The request names something that does not exist or does not fit.
+        StageError: A stage that everything depends on failed.
+        GateError: The FP32 export does not agree with PyTorch.
+    """
+    refuse_existing(out, force=force)
+    stages = Stages(progress)
+    with stages.stage("plan") as note:
+        plan = make_plan(request)
+        note.detail = f"{plan.profile.name}: {plan.why_profile}"
+    with stages.stage("checkpoint") as note:
+        prepared = prepare(request)
+        note.detail = prepared.fit.layout if prepared.fit else f"random weights, seed {prepared.random_weights}"
+    work = cache_root() / "deploy" / content_key({"model": prepared.key, "profile": plan.profile.name})
+    work.mkdir(parents=True, exist_ok=True)
+    target = Target(plan.profile, request.threads or plan.profile.threads, work / "bundle")
+    target.folder.mkdir(exist_ok=True)
+    job = _Job(request, plan, prepared, target, stages, progress, work)
+    _open_images(job)
+    sources = _export(job)
+    _build(job, sources)
+    scores = _score(job)
+    rows = _measure(job)
+    job.progress(0, 1, "report")
+    return finish(
+        Results(
+            prepared=prepared,
+            profile=plan.profile,
+            environment=plan.environment,
+            variants=tuple(job.variants),
+            scores=tuple(scores),
+            rows=rows,
+            images=job.images,
+            stages=tuple(stages.records),
+            settings=request,
+        ),
+        folder=target.folder,
+        out=out,
+        force=force,
+    )
+
+
+def _open_images(job: _Job) -> None:
+    from mscsa_deploy.imaging.dataset import refuse_overlap
+
+    request, prepared = job.request, job.prepared
+    with job.stages.stage("images") as note:
+        places = {"calibration": request.calibration, "validation": request.validation}
+        places["evaluation"] = request.evaluation
+        limits = {"calibration": request.calibration_images, "evaluation": request.evaluation_images}
+        for name, place in places.items():
+            dataset = open_images(place, prepared.task)
+            job.images[name] = ImageSet(dataset, prepared.preprocess, prepared.task, prepared.classes, limits.get(name))
+        refuse_overlap(*(images.dataset for images in job.images.values()))
+        note.detail = ", ".join(f"{len(images)} {name}" for name, images in job.images.items())
+
+
+def _export(job: _Job) -> Sources:
+    from mscsa_deploy.export.recipe import changed
+
+    prepared, folder, progress = job.prepared, job.work, job.progress
+    with job.stages.stage("export"):
+        torch_file = torch_artifact(prepared, folder / "model.safetensors")
+        plain_recipe = changed(prepared.recipe, optimize=False)
+        _, plain = export_prepared(prepared, plain_recipe, "fp32", folder / "plain.onnx", progress)
+        _, optimized = export_prepared(prepared, prepared.recipe, "fp32", job.target.folder / "model.onnx", progress)
+    with job.stages.stage("verify") as note:
+        dataset = job.images["validation"].dataset
+        checks = check_against_pytorch(
+            prepared, prepared.recipe, optimized.path, dataset, precision="fp32", progress=progress
+        )
+        worst = max(check.parity.max_abs_over_range or 0.0 for check in checks)
+        note.detail = f"max error {worst:.1e} of range on {', '.join(check.runtime for check in checks)}"
+    half = _half(job, optimized) if _wants_half(job) else None
+    return Sources(plain, optimized, torch_file, half)
+
+
+def _wants_half(job: _Job) -> bool:
+    return any("fp16" in job.target.precisions(name) for name in job.plan.runtimes)
+
+
+def _half(job: _Job, optimized: Artifact) -> Artifact | None:
+    from mscsa_deploy.export.fp16 import to_fp16
+
+    try:
+        with job.stages.stage("fp16"):
+            return to_fp16(optimized, job.target.folder / "model.fp16.onnx")
+    except StageError as error:
+        logger.warning("no FP16 artefact: %s", error)
+        return None
+
+
+def _build(job: _Job, sources: Sources) -> None:
+    """Every variant of every runtime; one that cannot be made is a row that says why."""
+    from mscsa_deploy.runtimes import RUNTIMES
+
+    for name in job.plan.runtimes:
+        can = RUNTIMES.load(name)().probe()
+        with job.stages.stage(f"build for {name}") as note:
+            if name != "tensorrt" and not can.available:
+                job.variants.append(_missing(job, name, sources, can.reason, can.how_to_install))
+                note.detail = f"not run: {can.reason}"
+                continue
+            if name != "tensorrt":
+                job.variants += float_variants(name, sources, job.target, can)
+            elif half := half_variant_for_tensorrt(sources, job.target, job.progress):
+                job.variants.append(half)
+            if name in job.plan.recipes:
+                job.variants += _int8(job, name, sources)
+
+
+def _missing(job: _Job, name: str, sources: Sources, reason: str, how: str) -> Variant:
+    return Variant(
+        runtime=name,
+        precision="fp32",
+        artifact=sources.optimized,
+        settings=job.target.settings(name, "fp32"),
+        status="not run",
+        reason=f"{reason}; {how}" if how else reason,
+    )
+
+
+def _int8(job: _Job, name: str, sources: Sources) -> list[Variant]:
+    from mscsa_deploy.calibration.recipe import read_recipe
+    from mscsa_deploy.calibration.samples import from_dataset
+
+    recipe = read_recipe(job.plan.recipes[name])
+    if job.request.calibration_images is not None:
+        recipe = recipe.changed(recipe.name, samples=min(recipe.samples, job.request.calibration_images))
+    images = job.images["calibration"]
+    samples = from_dataset(images.dataset, images.preprocess, input_name=sources.optimized.inputs[0].name)
+    try:
+        return list(int8_variants(name, sources, recipe, samples, job.target, progress=job.progress))
+    except DeployError as error:
+        if isinstance(error, UserError):
+            raise
+        logger.warning("no INT8 for %s: %s", name, error)
+        status: Status = "not run" if isinstance(error, UnsupportedError) else "failed"
+        settings = job.target.settings(name, "int8")
+        failed = Variant(
+            runtime=name, precision="int8", artifact=sources.optimized, settings=settings, recipe=recipe.name
+        )
+        return [replace(failed, status=status, reason=str(error))]
+
+
+def _score(job: _Job) -> list[Evaluation | None]:
+    with job.stages.stage("accuracy") as note:
+        scores = score_variants(job.variants, job.images["evaluation"], work=job.work, progress=job.progress)
+        done = sum(score is not None for score in scores)
+        note.detail = f"{done} artefacts on {len(job.images['evaluation'])} images"
+    return scores
+
+
+def _measure(job: _Job) -> dict[tuple[int, Boundary], Row]:
+    from mscsa_deploy.models.cost import model_cost
+    from mscsa_deploy.timing.plan import preset
+
+    prepared, threads = job.prepared, job.target.threads
+    cost = model_cost(prepared.name, prepared.task, input_size=prepared.size, options=prepared.recipe.options)
+    plan = Measurement(
+        group=prepared.name,
+        images=job.images["validation"],
+        boundaries=("core", "end_to_end"),
+        preset=preset(job.request.preset),
+        profile=job.plan.profile.name,
+        threads=threads,
+        macs=cost.macs,
+        affinity=job.plan.profile.cores(threads),
+    )
+    with job.stages.stage("latency") as note:
+        rows = measure_variants(
+            job.variants,
+            plan,
+            work=job.work / "inputs",
+            samples_dir=job.target.folder / "samples",
+            fingerprint=job.plan.environment.fingerprint(),
+            progress=job.progress,
+        )
+        note.detail = f"{len(rows)} rows, preset {job.request.preset}"
+    return rows

@@ -1,0 +1,129 @@
+"""The end of a deployment: rows from results, gates and verdict, report, pictures, bundle."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mscsa_deploy.core.files import output_directory
+from mscsa_deploy.core.report import ModelRecord, Report, Row
+from mscsa_deploy.workflow.deployment import Finished, Gate, Results
+from mscsa_deploy.workflow.gates import judge
+from mscsa_deploy.workflow.ship import write_bundle_files
+
+if TYPE_CHECKING:
+    from mscsa_deploy.workflow.evaluate import Evaluation
+    from mscsa_deploy.workflow.variants import Variant
+
+
+def finish(results: Results, *, folder: Path, out: Path, force: bool) -> Finished:
+    """Judge, write the report and the pictures beside the artefacts in `folder`, and move it all to `out`."""
+    rows = make_rows(results)
+    gates, verdict = judge(rows, results)
+    report = Report(
+        created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        command=results.settings.command,
+        environment=_environment(results),
+        model=_model(results),
+        data=_data(results),
+        stages=results.stages,
+        rows=rows,
+        verdict=verdict,
+    )
+    with output_directory(out, force=force) as work:
+        shutil.copytree(folder, work, dirs_exist_ok=True)
+        report = write_bundle_files(work, report, results)
+    return Finished(report, gates, out, _exit_code(report, gates, results))
+
+
+def make_rows(results: Results) -> tuple[Row, ...]:
+    """One row per variant and boundary, with latency, accuracy and agreement in one record."""
+    reference = next((score for score in results.scores if score is not None), None)
+    rows = []
+    for position, (variant, score) in enumerate(zip(results.variants, results.scores, strict=True)):
+        measured = [(b, results.rows[position, b]) for b in ("core", "end_to_end") if (position, b) in results.rows]
+        if not measured:
+            measured = [("core", _unmeasured(variant, results))]
+        for _, row in measured:
+            rows.append(_with_accuracy(row, variant, score, reference))
+    return tuple(rows)
+
+
+def _unmeasured(variant: Variant, results: Results) -> Row:
+    return Row(
+        runtime=variant.runtime,
+        precision=variant.precision,
+        status=variant.status,
+        reason=variant.reason,
+        profile=results.profile.name,
+        device=variant.settings.device,
+        threads=variant.settings.threads,
+        input_size=results.prepared.size,
+        artifact=variant.place,
+        sha256=variant.artifact.sha256,
+        recipe=variant.recipe,
+        size_bytes=variant.size_bytes,
+    )
+
+
+def _with_accuracy(row: Row, variant: Variant, score: Evaluation | None, reference: Evaluation | None) -> Row:
+    details = {**row.details, **variant.details}
+    if variant.judged_by is not None and score is not None:
+        details["accuracy_measured_with"] = "ONNX Runtime on the ONNX file that the engine was built from"
+    if variant.notes:
+        details["notes"] = list(variant.notes)
+    if variant.quantized_ops:
+        details["quantized_ops"] = variant.quantized_ops
+    changes: dict[str, Any] = {
+        "left_float": tuple(f"{left.op} {left.node}: {left.reason}" for left in variant.left_float),
+        "details": details,
+    }
+    if score is not None:
+        changes["metric"] = score.metric(None if score is reference else reference)
+        changes["parity"] = score.parity.numbers() if score.parity else None
+    return msgspec.structs.replace(row, **changes)
+
+
+def _model(results: Results) -> ModelRecord:
+    from mscsa_deploy.models.cost import model_cost
+
+    prepared = results.prepared
+    cost = model_cost(prepared.name, prepared.task, input_size=prepared.size, options=prepared.recipe.options)
+    return ModelRecord(
+        name=prepared.name,
+        task=prepared.task,
+        sha256=prepared.source_sha256,
+        params=cost.params,
+        macs=cost.macs,
+        input_size=prepared.size,
+        classes=prepared.classes,
+        source=prepared.recipe.spec.source,
+        random_weights=prepared.random_weights is not None,
+    )
+
+
+def _environment(results: Results) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(msgspec.json.encode(results.environment))
+    return {**plain, "fingerprint": results.environment.fingerprint(), "profile": results.profile.name}
+
+
+def _data(results: Results) -> dict[str, Any]:
+    return {
+        name: {"name": images.dataset.name, "images": len(images), "of": len(images.dataset)}
+        for name, images in results.images.items()
+    }
+
+
+def _exit_code(report: Report, gates: tuple[Gate, ...], results: Results) -> int:
+    """5 for a failed gate, 4 for a failed row, 3 for a runtime that was named and cannot run, else 0."""
+    if any(not gate.passed for gate in gates if gate.required):
+        return 5
+    if any(row.status == "failed" for row in report.rows):
+        return 4
+    named = results.settings.runtimes or ()
+    return 3 if any(row.status == "not run" and row.runtime in named for row in report.rows) else 0

@@ -1,0 +1,140 @@
+"""Gates and the recommendation: which artefacts are right, and which one to ship on this device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mscsa_deploy.core.report import Row, Verdict
+from mscsa_deploy.workflow.deployment import Gate, Results
+
+MAX_DROP = {"mIoU": 0.5, "top-1": 0.3}
+# MLPerf Mobile's floor for INT8 segmentation: this share of the FP32 metric, in percent.
+LEAST_SHARE = 96.0
+# Without labels, INT8 is judged by how often it decides as FP32 does, in percent of decisions.
+LEAST_AGREEMENT = 99.0
+# A lower precision is only worth it if it is faster by more than what one run cannot tell apart.
+WORTH_IT = 1.02
+SHIPPABLE = ("onnxruntime", "openvino", "tensorrt")
+
+
+def judge(rows: Sequence[Row], results: Results) -> tuple[tuple[Gate, ...], Verdict]:
+    """Every gate with its outcome, and the verdict for this device."""
+    core = [row for row in rows if row.boundary == "core"]
+    gates = [gate for row in core if (gate := _gate(row, results)) is not None]
+    best_float = _fastest([row for row in core if _may_ship(row, gates) and row.precision != "int8"])
+    best_int8 = _fastest([row for row in core if _may_ship(row, gates) and row.precision == "int8"])
+    wins = best_int8 is not None and (best_float is None or _p50(best_float) / _p50(best_int8) >= WORTH_IT)
+    if results.settings.require_int8:
+        found = "there is one" if wins else _why_no_int8(core, gates, best_float, best_int8)
+        gates.append(Gate("deployment", "an INT8 artefact within budget and faster than float", found, wins, True))
+    chosen = best_int8 if wins else best_float
+    passed = all(gate.passed for gate in gates if gate.required)
+    return tuple(gates), Verdict(
+        passed=passed,
+        summary=_summary(chosen, "" if wins else _why_no_int8(core, gates, best_float, best_int8)),
+        recommended=chosen.artifact if chosen else "",
+        runtime=chosen.runtime if chosen else "",
+        precision=chosen.precision if chosen else "",
+        gates=tuple(str(gate) for gate in gates),
+    )
+
+
+def _gate(row: Row, results: Results) -> Gate | None:
+    """What is asked of this row's answers; None where they could not be had or are the reference."""
+    if row.metric is None and row.parity is None:
+        return None
+    subject = _name(row)
+    if row.precision != "int8":
+        return _parity_gate(row, subject)
+    metric = row.metric
+    if metric is None or metric.drop is None or metric.reference is None:
+        return _agreement_gate(row, subject)
+    budget = results.settings.max_drop if results.settings.max_drop is not None else MAX_DROP.get(metric.name, 0.5)
+    share = 100.0 * metric.value / metric.reference if metric.reference > 0 else 0.0
+    low, high = metric.drop_ci95 or (metric.drop, metric.drop)
+    return Gate(
+        subject,
+        f"{metric.name} drop at most {budget:g} points and at least {LEAST_SHARE:g} % of FP32",
+        f"drop {metric.drop:+.2f} points (95 % interval {low:+.2f} to {high:+.2f}), {share:.1f} % of FP32",
+        metric.drop <= budget and share >= LEAST_SHARE,
+        required=False,
+    )
+
+
+def _agreement_gate(row: Row, subject: str) -> Gate | None:
+    if row.parity is None or row.parity.argmax_agreement is None:
+        return None
+    agreement = row.parity.argmax_agreement
+    asked = f"no labels, so argmax agreement with FP32 of at least {LEAST_AGREEMENT:g} %"
+    return Gate(subject, asked, f"{agreement:.2f} %", agreement >= LEAST_AGREEMENT, required=False)
+
+
+def _parity_gate(row: Row, subject: str) -> Gate | None:
+    from mscsa_deploy.parity.tolerance import LOWER_LIMITS, tolerance_for
+
+    if row.parity is None:
+        return None
+    found, passed = [], True
+    asked = []
+    for metric, limit in tolerance_for(row.precision).limits().items():
+        value = getattr(row.parity, metric)
+        if value is None:
+            continue
+        lower = metric in LOWER_LIMITS
+        asked.append(f"{metric} {'>=' if lower else '<='} {limit:g}")
+        found.append(f"{metric} {value:.4g}")
+        passed = passed and (value >= limit if lower else value <= limit)
+    required = row.precision == "fp32"
+    return Gate(subject, " and ".join(asked), ", ".join(found), passed, required)
+
+
+def _name(row: Row) -> str:
+    role = " (plain export)" if row.details.get("role") == "fp32" and row.runtime != "pytorch" else ""
+    recipe = f" {row.recipe}" if row.recipe else ""
+    return f"{row.runtime} {row.precision}{recipe}{role}"
+
+
+def _may_ship(row: Row, gates: Sequence[Gate]) -> bool:
+    """Whether the row's artefact is in the bundle, ran here, and passed its gate."""
+    ran = row.status == "ok" and row.latency_ms is not None
+    shipped = row.runtime in SHIPPABLE and bool(row.artifact) and row.artifact != "plain.onnx"
+    return ran and shipped and all(gate.passed for gate in gates if gate.subject == _name(row))
+
+
+def _p50(row: Row) -> float:
+    assert row.latency_ms is not None
+    return row.latency_ms.p50
+
+
+def _fastest(rows: Sequence[Row]) -> Row | None:
+    return min(rows, key=_p50, default=None)
+
+
+def _why_no_int8(core: Sequence[Row], gates: Sequence[Gate], best_float: Row | None, best_int8: Row | None) -> str:
+    if best_int8 is not None and best_float is not None:
+        return (
+            f"the best INT8 within budget ({best_int8.runtime}, {_p50(best_int8):.2f} ms) is not faster than "
+            f"{best_float.runtime} {best_float.precision} ({_p50(best_float):.2f} ms)"
+        )
+    int8 = [row for row in core if row.precision == "int8" and row.status == "ok"]
+    if not int8:
+        return "no INT8 artefact could be run on this machine"
+    failed = [str(gate) for gate in gates if not gate.passed and any(gate.subject == _name(row) for row in int8)]
+    return f"no INT8 artefact is within budget: {'; '.join(failed)}"
+
+
+def _summary(chosen: Row | None, why_no_int8: str) -> str:
+    if chosen is None:
+        return f"No artefact passed its gates on this device: {why_no_int8}."
+    words = [f"Ship {chosen.runtime} {chosen.precision} on this device: p50 {_p50(chosen):.2f} ms"]
+    if chosen.speedup_vs_fp32 is not None:
+        low, high = chosen.speedup_vs_fp32.ci95
+        words.append(
+            f"{chosen.speedup_vs_fp32.value:.2f}x (95 % interval {low:.2f} to {high:.2f}) over "
+            f"{chosen.speedup_vs_fp32.reference}"
+        )
+    if chosen.metric is not None:
+        drop = f", drop {chosen.metric.drop:+.2f} points" if chosen.metric.drop is not None else ""
+        words.append(f"{chosen.metric.name} {chosen.metric.value:.2f}{drop}")
+    text = "; ".join(words) + "."
+    return f"{text} Not INT8: {why_no_int8}." if why_no_int8 else text

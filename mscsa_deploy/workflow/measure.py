@@ -1,0 +1,149 @@
+"""Rows of a benchmark from variants: inputs on disk, one process per row, and the records that come back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mscsa_deploy.core.progress import Progress, silent
+from mscsa_deploy.core.report import Boundary, Row
+
+if TYPE_CHECKING:
+    from mscsa_deploy.timing.plan import CoreInputs, EncodedInputs, Preset, RowSpec
+    from mscsa_deploy.workflow.evaluate import ImageSet
+    from mscsa_deploy.workflow.variants import Variant
+
+JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What all rows of one benchmark have in common.
+
+    Args:
+        group: Name of the model; rows of a group are interleaved and compared.
+        images: Real images that the inputs are made from.
+        boundaries: ``core``, ``end_to_end`` or both.
+        preset: For how long.
+        profile: Name of the device profile.
+        threads: Compute threads of each row.
+        macs: Of one forward pass; 0 when not known.
+        affinity: Cores to pin to; empty leaves it to the system.
+        explain: Ask every runtime for its profile by operator.
+        input_name: Name of the models' picture input.
+    """
+
+    group: str
+    images: ImageSet
+    boundaries: tuple[Boundary, ...]
+    preset: Preset
+    profile: str
+    threads: int = 1
+    macs: int = 0
+    affinity: tuple[int, ...] = ()
+    explain: bool = False
+    input_name: str = "image"
+
+
+def measure_variants(
+    variants: Sequence[Variant],
+    plan: Measurement,
+    *,
+    work: Path,
+    samples_dir: Path,
+    fingerprint: str,
+    resume: bool = True,
+    progress: Progress = silent,
+) -> dict[tuple[int, Boundary], Row]:
+    """Latency of every variant that can run here, by its position in `variants` and the boundary.
+
+    Args:
+        variants: What to run.
+        plan: How.
+        work: A directory for inputs; the same directory makes an interrupted run resumable.
+        samples_dir: Where the raw samples are kept.
+        fingerprint: Of the environment.
+        resume: Go on with an interrupted run of the same plan.
+        progress: Told about every block.
+    """
+    from mscsa_deploy.timing.orchestrator import measure
+
+    core, encoded = write_inputs(plan.images, work, plan.input_name)
+    keys: list[tuple[int, Boundary]] = []
+    specs: list[RowSpec] = []
+    for position, variant in enumerate(variants):
+        for boundary in plan.boundaries:
+            if variant.status == "ok":
+                keys.append((position, boundary))
+                specs.append(_spec(variant, plan, core if boundary == "core" else encoded))
+    if not specs:
+        return {}
+    rows = measure(
+        specs, plan.preset, samples_dir=samples_dir, fingerprint=fingerprint, resume=resume, progress=progress
+    )
+    return dict(zip(keys, rows, strict=True))
+
+
+def _spec(variant: Variant, plan: Measurement, inputs: CoreInputs | EncodedInputs) -> RowSpec:
+    from mscsa_deploy.timing.plan import CoreInputs, RowSpec
+
+    core = inputs if isinstance(inputs, CoreInputs) else None
+    spec = plan.images.preprocess
+    return RowSpec(
+        group=plan.group,
+        runtime=variant.runtime,
+        precision=variant.precision,
+        path=str(variant.artifact.path),
+        core=core,
+        encoded=None if isinstance(inputs, CoreInputs) else inputs,
+        role=variant.role,
+        device=variant.settings.device,
+        threads=variant.settings.threads,
+        affinity=plan.affinity,
+        options=dict(variant.settings.options),
+        input_size=(spec.height, spec.width),
+        artifact=variant.place or variant.artifact.path.name,
+        sha256=variant.artifact.sha256,
+        size_bytes=variant.size_bytes,
+        recipe=variant.recipe,
+        profile=plan.profile,
+        macs=plan.macs,
+        explain=plan.explain,
+    )
+
+
+def write_inputs(images: ImageSet, work: Path, input_name: str) -> tuple[CoreInputs, EncodedInputs]:
+    """Write the inputs that rows rotate over: preprocessed tensors, and encoded pictures.
+
+    Pictures that come from files are used as they are; composed ones are written as JPEG.
+    """
+    import numpy as np
+
+    from mscsa_deploy.timing.plan import MIN_INPUTS, CoreInputs, EncodedInputs
+
+    work.mkdir(parents=True, exist_ok=True)
+    count = min(max(1, len(images)), MIN_INPUTS)
+    # With fewer pictures than the rotation wants, flipped ones fill it: other bytes of the same kind.
+    inputs = [images.input(index % len(images)) for index in range(MIN_INPUTS)]
+    for index in range(count, MIN_INPUTS):
+        inputs[index] = np.ascontiguousarray(inputs[index][..., :: (-1) ** (index // count)])
+    tensors = work / "inputs.npz"
+    np.savez(tensors, **{input_name: np.stack(inputs)})  # type: ignore[arg-type]  # the stub takes the name for a flag
+    files = tuple(str(_picture(images, index % count, work)) for index in range(MIN_INPUTS))
+    task: Literal["cls", "seg"] = "seg" if images.task == "seg" else "cls"
+    return CoreInputs(path=str(tensors)), EncodedInputs(files=files, preprocess=images.preprocess, task=task)
+
+
+def _picture(images: ImageSet, index: int, work: Path) -> Path:
+    from PIL import Image
+
+    samples = getattr(images.dataset, "samples", None)
+    if samples is not None:
+        path: Path = samples[index].image
+        return path.resolve()
+    target = work / f"picture-{index:02d}.jpg"
+    if not target.exists():
+        Image.fromarray(images.dataset.load(index)[0]).save(target, quality=JPEG_QUALITY)
+    return target

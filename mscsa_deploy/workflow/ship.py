@@ -1,0 +1,259 @@
+"""What goes into the bundle beside the artefacts: report, pictures, golden pair, replay file, manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import tomli_w
+
+from mscsa_deploy import __version__
+from mscsa_deploy.core.config import to_plain
+from mscsa_deploy.core.report import Report, Row
+from mscsa_deploy.core.tensors import Array
+
+if TYPE_CHECKING:
+    from mscsa_deploy.bundle.manifest import ArtifactEntry, Golden, Measurement
+    from mscsa_deploy.imaging.palette import Color
+    from mscsa_deploy.workflow.deployment import Results
+    from mscsa_deploy.workflow.variants import Variant
+
+PICTURES = 4
+FOLDER = "pictures"
+
+
+def write_bundle_files(work: Path, report: Report, results: Results) -> Report:
+    """Complete the directory `work`, which holds the artefacts, to a bundle; returns the report as written."""
+    from mscsa_deploy.bundle.manifest import BundleModel, Manifest, Tensor
+    from mscsa_deploy.bundle.store import write_bundle
+    from mscsa_deploy.reporting.files import write_report
+
+    prepared = results.prepared
+    (work / "resolved.toml").write_text(resolved_toml(results), encoding="utf-8")
+    pictures = write_pictures(work, results) if prepared.task == "seg" else ()
+    report = msgspec.structs.replace(report, pictures=pictures)
+    write_report(report, work)
+    artifacts = artifact_entries(report, results)
+    manifest = Manifest(
+        model=BundleModel(
+            name=prepared.name,
+            sha256=prepared.source_sha256,
+            random_weights=prepared.random_weights is not None,
+            params=report.model.params if report.model else None,
+            macs=report.model.macs if report.model else None,
+            options=dataclasses.asdict(prepared.recipe.options),
+            source=prepared.recipe.spec.source,
+        ),
+        task=prepared.recipe.task,
+        labels=prepared.labels or tuple(f"class {index}" for index in range(prepared.classes)),
+        palette=_palette(results) if prepared.task == "seg" else (),
+        input=Tensor.of(_model_onnx(results).artifact.inputs[0]),
+        preprocess=prepared.preprocess,
+        artifacts=artifacts,
+        recommended=_choice(report, results),
+        golden=write_golden_pair(work, results),
+        recipe=to_plain(prepared.recipe),
+        tools=_tools(),
+        environment=report.environment,
+        data=report.data,
+    )
+    write_bundle(work, manifest)
+    return report
+
+
+def resolved_toml(results: Results) -> str:
+    """Everything that `run` needs to do the same again."""
+    plain = {key: value for key, value in dataclasses.asdict(results.settings).items() if value is not None}
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in plain.items()}
+    plain.pop("command", None)
+    plain["device"] = results.profile.name
+    if "runtimes" not in plain:
+        plain["runtimes"] = list(dict.fromkeys(variant.runtime for variant in results.variants))
+    facts = {"mscsa_deploy": __version__, "checkpoint_sha256": results.prepared.source_sha256}
+    return tomli_w.dumps({"command": "deploy", "deploy": plain, "made_with": {**facts, **_tools()}})
+
+
+def _tools() -> dict[str, str]:
+    found = {}
+    for name in ("torch", "onnx", "onnx-ir", "onnxsim", "onnxruntime", "openvino", "nncf", "tensorrt-rtx"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _palette(results: Results) -> tuple[Color, ...]:
+    from mscsa_deploy.imaging.palette import default_palette
+
+    return results.prepared.recipe.palette or default_palette(results.prepared.classes)
+
+
+def _model_onnx(results: Results) -> Variant:
+    """The variant of the optimized FP32 file, ``model.onnx`` of the bundle."""
+    return next(variant for variant in results.variants if variant.place == "model.onnx")
+
+
+def artifact_entries(report: Report, results: Results) -> tuple[ArtifactEntry, ...]:
+    """One entry per shipped file, with what every row that ran it measured."""
+    from mscsa_deploy.bundle.manifest import ArtifactEntry, LeftFloat, Postprocess, Tensor
+
+    prepared = results.prepared
+    by_place: dict[str, list[Variant]] = {}
+    for variant in results.variants:
+        if variant.place and variant.status != "failed":
+            by_place.setdefault(variant.place, []).append(variant)
+    entries = []
+    for place, variants in by_place.items():
+        artifact = variants[0].artifact
+        weights = Path(place).with_suffix(".bin").as_posix()
+        entries.append(
+            ArtifactEntry(
+                path=place,
+                files=(weights,) if place.endswith(".xml") else (),
+                kind=artifact.kind,  # type: ignore[arg-type]  # the kinds that are shipped
+                precision=artifact.precision,  # type: ignore[arg-type]
+                runtimes=tuple(dict.fromkeys(variant.runtime for variant in variants)),
+                profile=results.profile.name if "/" in place else "",
+                requires=variants[0].requires,
+                inputs=tuple(Tensor.of(spec) for spec in artifact.inputs),
+                outputs=tuple(Tensor.of(spec) for spec in artifact.outputs),
+                postprocess=Postprocess.of(
+                    prepared.recipe.task,
+                    prepared.recipe.output,
+                    tensor=artifact.outputs[0].name,
+                    stride=prepared.recipe.spec.output_stride or 1,
+                ),
+                recipe=variants[0].recipe,
+                left_float=tuple(
+                    LeftFloat(node=left.node, op=left.op, reason=left.reason) for left in variants[0].left_float
+                ),
+                measurements=tuple(_measurement(row, results) for row in report.rows if row.artifact == place),
+            )
+        )
+    return tuple(entries)
+
+
+def _measurement(row: Row, results: Results) -> Measurement:
+    from mscsa_deploy.bundle.manifest import Measurement
+
+    return Measurement(
+        runtime=row.runtime,
+        runtime_version=row.runtime_version,
+        precision=row.precision,  # type: ignore[arg-type]  # rows of shipped artefacts have one of these
+        executed_precision=row.executed_precision,
+        profile=row.profile,
+        device=row.device,
+        threads=row.threads,
+        boundary=row.boundary,
+        status=row.status,
+        reason=row.reason,
+        latency_ms=row.latency_ms,
+        metric=row.metric,
+        argmax_agreement=row.parity.argmax_agreement if row.parity else None,
+        isa=results.environment.isa,
+        options=row.details.get("options", {}),
+    )
+
+
+def _choice(report: Report, results: Results) -> Any:
+    from mscsa_deploy.bundle.manifest import Choice
+
+    verdict = report.verdict
+    if verdict is None or not verdict.recommended:
+        return None
+    return Choice(
+        artifact=verdict.recommended,
+        runtime=verdict.runtime,
+        precision=verdict.precision,  # type: ignore[arg-type]
+        threads=results.settings.threads or results.profile.threads,
+        reason=verdict.summary,
+    )
+
+
+def _fp32_answer(results: Results, tensor: Array) -> Array:
+    """What the optimized FP32 file answers to one input, on the first runtime that runs it."""
+    from mscsa_deploy.runtimes import RUNTIMES
+
+    variant = next(
+        v for v in results.variants if v.place == "model.onnx" and v.status == "ok" and v.precision == "fp32"
+    )
+    with RUNTIMES.load(variant.runtime)().load(variant.artifact.path, variant.settings) as session:
+        return next(iter(session.run({session.inputs[0].name: tensor}).values()))
+
+
+def write_golden_pair(work: Path, results: Results) -> Golden | None:
+    """One validation picture with its input and the FP32 answer; None if nothing ran here."""
+    from PIL import Image
+
+    from mscsa_deploy.bundle.golden import write_golden
+    from mscsa_deploy.bundle.manifest import GoldenTolerance
+    from mscsa_deploy.imaging.classmap import class_map
+    from mscsa_deploy.imaging.preprocess import preprocess
+    from mscsa_deploy.parity.tolerance import DEFAULTS
+
+    if not any(v.place == "model.onnx" and v.status == "ok" for v in results.variants):
+        return None
+    images = results.images["validation"]
+    # PNG, so that decoding gives every implementation the same bytes.
+    image = images.dataset.load(0)[0]
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, format="png")
+    tensor = preprocess(image, images.preprocess)
+    output = _fp32_answer(results, tensor)
+    is_logits = results.prepared.task == "seg" and output.ndim == 4
+    answer = class_map(output[0], results.prepared.size) if is_logits else None
+    tolerance = {
+        name: GoldenTolerance(
+            max_abs_over_range=limits.max_abs_over_range,
+            argmax_agreement=limits.argmax_agreement or 0.0,
+            why=limits.why,
+        )
+        for name, limits in DEFAULTS.items()
+    }
+    return write_golden(
+        work, picture=stream.getvalue(), suffix=".png", tensor=tensor, output=output, answer=answer, tolerance=tolerance
+    )
+
+
+def write_pictures(work: Path, results: Results) -> tuple[str, ...]:
+    """Overlays of a few evaluation images: the picture, its mask and the recommended artefact's answer."""
+    from PIL import Image
+
+    from mscsa_deploy.imaging.classmap import class_map, resize_nearest
+    from mscsa_deploy.imaging.overlay import overlay, with_legend
+    from mscsa_deploy.imaging.preprocess import preprocess
+    from mscsa_deploy.runtimes import RUNTIMES
+
+    variant = _shown(results)
+    if variant is None:
+        return ()
+    images, palette = results.images["evaluation"], _palette(results)
+    labels = results.prepared.labels or tuple(f"class {index}" for index in range(results.prepared.classes))
+    (work / FOLDER).mkdir()
+    names = []
+    with RUNTIMES.load(variant.runtime)().load(variant.artifact.path, variant.settings) as session:
+        for index in range(min(PICTURES, len(images))):
+            image, target = images.dataset.load(index)
+            output = next(iter(session.run({session.inputs[0].name: preprocess(image, images.preprocess)}).values()))
+            answer = class_map(output[0], results.prepared.size) if output.ndim == 4 else output[0]
+            answer = resize_nearest(answer, image.shape[:2])
+            panels = [image, overlay(image, answer, palette)]
+            if isinstance(target, np.ndarray):
+                panels.insert(1, overlay(image, target, palette))
+            strip = with_legend(np.concatenate(panels, axis=1), np.tile(answer, (1, len(panels))), labels, palette)
+            name = f"{FOLDER}/evaluation-{index}.png"
+            Image.fromarray(strip).save(work / name)
+            names.append(name)
+    return tuple(names)
+
+
+def _shown(results: Results) -> Variant | None:
+    """The INT8 variant that runs here, else any shipped one: what people want to look at."""
+    ran = [variant for variant in results.variants if variant.status == "ok" and variant.place]
+    return next((variant for variant in ran if variant.precision == "int8"), ran[0] if ran else None)

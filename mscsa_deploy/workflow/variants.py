@@ -1,0 +1,66 @@
+"""One thing that can be shipped and run: an artefact, on a runtime, in a precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from mscsa_deploy.core.artifact import Artifact
+from mscsa_deploy.core.report import Status
+
+if TYPE_CHECKING:
+    from mscsa_deploy.calibration.quantizer import LeftFloat
+    from mscsa_deploy.runtimes.protocol import SessionSettings
+
+Role = Literal["", "fp32", "optimised_fp32"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """An artefact as one runtime would run it.
+
+    Args:
+        runtime: Name in `RUNTIMES`.
+        precision: Of the row: what the artefact stores, or ``"bf16"`` for a runtime's own arithmetic.
+        artifact: The file.
+        settings: How its session is made.
+        place: Path of the file inside the bundle; empty when it is measured but not shipped.
+        role: What it is to the other rows of its runtime: the plain FP32 export, or the optimized one.
+        recipe: Name of the calibration recipe; empty for float.
+        left_float: What an INT8 artefact still computes in float.
+        quantized_ops: How many operators compute in integers.
+        requires: Instruction sets without which results or speed differ.
+        status: ``"ok"`` while it can be run here.
+        reason: Why it cannot.
+        judged_by: A stand-in artefact that this machine can run when it cannot run this one.
+        notes: Facts for the report.
+    """
+
+    runtime: str
+    precision: str
+    artifact: Artifact
+    settings: SessionSettings
+    place: str = ""
+    role: Role = ""
+    recipe: str = ""
+    left_float: tuple[LeftFloat, ...] = ()
+    quantized_ops: int = 0
+    requires: tuple[str, ...] = ()
+    status: Status = "ok"
+    reason: str = ""
+    judged_by: Artifact | None = None
+    notes: tuple[str, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The variant in a few words, for progress and messages."""
+        suffix = " (plain export)" if self.role == "fp32" else ""
+        return f"{self.runtime} {self.precision}{suffix}"
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the file, with OpenVINO's weights beside it."""
+        path = self.artifact.path
+        weights = path.with_suffix(".bin")
+        return path.stat().st_size + (weights.stat().st_size if path.suffix == ".xml" and weights.is_file() else 0)
