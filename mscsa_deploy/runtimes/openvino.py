@@ -204,6 +204,8 @@ def _compile(path: Path, settings: SessionSettings, *, count_time: bool) -> Any:
     properties = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
+        # Where threads may run is the process's affinity, which the device profile decides.
+        "ENABLE_CPU_PINNING": False,
         **{name: value for name, value in settings.options.items() if name in PROPERTIES},
         "INFERENCE_PRECISION_HINT": HINTS[asked],
         "INFERENCE_NUM_THREADS": settings.threads,
