@@ -14,7 +14,7 @@ import numpy as np
 
 from mscsa_deploy.core.tensors import Array, Feed, TensorSpec, check_feed
 from mscsa_deploy.errors import DeployError, StageError, UnsupportedError
-from mscsa_deploy.runtimes.cuda import Buffers, device_count
+from mscsa_deploy.runtimes.cuda import NO_GPU, Buffers, device_count
 from mscsa_deploy.runtimes.protocol import Capabilities, OpProfile, OpRow, SessionSettings
 from mscsa_deploy.runtimes.session import (
     CheckedRuntime,
@@ -69,13 +69,9 @@ class TensorRT(CheckedRuntime):
         version = f"{module.__version__}{' (RTX)' if 'rtx' in module.__name__ else ''}"
         can = targets(module)
         building = f"; engines for compute capability {', '.join(can)} can be built here" if can else ""
-        try:
-            count = device_count()
-        except UnsupportedError as error:
-            return Capabilities(False, f"{error.message}{building}", error.hint, version, (), ())
-        if count == 0:
+        if device_count() == 0:
             hint = "run it on a machine with an NVIDIA GPU and its driver"
-            return Capabilities(False, f"no NVIDIA GPU was found{building}", hint, version, (), ())
+            return Capabilities(False, f"{NO_GPU}{building}", hint, version, (), ())
         return Capabilities(True, "", HOW_TO_INSTALL, version, ("cuda",), ("int8", "bf16", "fp16", "fp32"))
 
     def load(self, path: Path, settings: SessionSettings) -> TensorRTSession:
@@ -136,7 +132,7 @@ class TensorRTSession(CheckedSession):
         held = {name: np.ascontiguousarray(array) for name, array in feed.items()}
         for name, array in held.items():
             self._buffers.put(name, array)
-        if not self._context.execute_async_v3(int(self._buffers.stream)):
+        if not self._context.execute_async_v3(self._buffers.stream):
             raise StageError("tensorrt inference", self._path.name, brief(" ".join(self._log.errors)))
         answers = {spec.name: self._buffers.get(spec.name, spec.shape, spec.dtype) for spec in self.outputs}
         self._buffers.wait()
