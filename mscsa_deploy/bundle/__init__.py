@@ -1,0 +1,1 @@
+"""What is shipped: a directory or zip with a manifest, every file hashed."""

@@ -1,0 +1,137 @@
+"""Which artefact of a bundle this machine should run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mscsa_deploy.bundle.store import Bundle, contents
+from mscsa_deploy.errors import UnsupportedError, unknown_name
+from mscsa_deploy.runtimes import RUNTIMES
+from mscsa_deploy.runtimes.protocol import PRECISIONS
+
+if TYPE_CHECKING:
+    from mscsa_deploy.bundle.manifest import ArtifactEntry, Choice, Manifest, Measurement
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to run a bundle: an artefact on a runtime in a precision.
+
+    Args:
+        entry: The artefact.
+        runtime: Name of the runtime.
+        precision: What the runtime is asked to compute in.
+        measured: What it did where the bundle was made; None when it was not measured.
+    """
+
+    entry: ArtifactEntry
+    runtime: str
+    precision: str
+    measured: Measurement | None
+
+    def __str__(self) -> str:
+        return f"{self.entry.path} on {self.runtime} in {self.precision}"
+
+
+def select(bundle: Bundle, *, runtime: str | None = None, precision: str | None = None) -> Candidate:
+    """The artefact of `bundle` to run here, with its runtime and precision.
+
+    What the bundle recommends is taken where this machine can run it, then whatever was fastest when the
+    bundle was made, then FP32. Artefacts that require instructions which this processor lacks come last.
+
+    Args:
+        bundle: A verified bundle.
+        runtime: Only this one.
+        precision: Only this one.
+
+    Raises:
+        UserError: A name is unknown.
+        UnsupportedError: Nothing in it can run here; the message says what there is and what is missing.
+    """
+    reasons: list[str] = []
+    fitting: list[Candidate] = []
+    for candidate in _wanted(bundle, runtime, precision):
+        reason = _obstacle(candidate)
+        if reason:
+            reasons.append(f"{candidate}: {reason}")
+        else:
+            fitting.append(candidate)
+    if not fitting:
+        raise UnsupportedError("nothing in the bundle can run on this machine", hint="; ".join(reasons))
+    # The first of equals is kept: among those whose instructions are there, the order of preference stays.
+    return min(fitting, key=lambda candidate: bool(missing_isa(candidate.entry)))
+
+
+def candidates(manifest: Manifest) -> tuple[Candidate, ...]:
+    """Every way to run the bundle, the preferred one first."""
+    found: dict[tuple[str, str, str], Candidate] = {}
+    for entry in manifest.artifacts:
+        for measured in entry.measurements:
+            if measured.status in ("ok", "built, not run") and measured.boundary == "core":
+                key = (entry.path, measured.runtime, measured.precision)
+                found.setdefault(key, Candidate(entry, measured.runtime, measured.precision, measured))
+        for name in entry.runtimes:
+            key = (entry.path, name, entry.precision)
+            found.setdefault(key, Candidate(entry, name, entry.precision, None))
+    return tuple(sorted(found.values(), key=lambda candidate: _preference(candidate, manifest.recommended)))
+
+
+def missing_isa(entry: ArtifactEntry) -> tuple[str, ...]:
+    """The instruction sets that `entry` requires and this processor lacks."""
+    if not entry.requires:
+        return ()
+    from mscsa_deploy.core.environment import isa_flags
+
+    present = isa_flags()
+    return tuple(flag for flag in entry.requires if flag not in present)
+
+
+def _preference(candidate: Candidate, choice: Choice | None) -> tuple[Any, ...]:
+    recommended = choice is not None and (choice.artifact, choice.runtime, choice.precision) == (
+        candidate.entry.path,
+        candidate.runtime,
+        candidate.precision,
+    )
+    latency = candidate.measured.latency_ms if candidate.measured else None
+    return (
+        not recommended,
+        latency is None,
+        latency.p50 if latency else 0.0,
+        -PRECISIONS.index(candidate.precision),
+        candidate.entry.runtimes.index(candidate.runtime) if candidate.runtime in candidate.entry.runtimes else 99,
+    )
+
+
+def _wanted(bundle: Bundle, runtime: str | None, precision: str | None) -> list[Candidate]:
+    if runtime is not None:
+        if runtime not in RUNTIMES:
+            raise unknown_name("runtime", runtime, RUNTIMES)
+        bundle.artifacts_for(runtime)
+    if precision is not None and precision not in PRECISIONS:
+        raise unknown_name("precision", precision, PRECISIONS)
+    found = [
+        candidate
+        for candidate in candidates(bundle.manifest)
+        if runtime in (None, candidate.runtime) and precision in (None, candidate.precision)
+    ]
+    if not found:
+        asked = " ".join(filter(None, (precision, f"for {runtime}" if runtime else "")))
+        raise UnsupportedError(
+            f"the bundle holds no artefact in {asked}" if precision else "the bundle holds no artefact",
+            hint=f"it holds: {contents(bundle.manifest)}",
+        )
+    return found
+
+
+def _obstacle(candidate: Candidate) -> str:
+    """Why this machine cannot run `candidate`; empty if it can."""
+    if candidate.runtime not in RUNTIMES:
+        return "unknown runtime"
+    can = RUNTIMES.load(candidate.runtime)().probe()
+    if not can.available:
+        return f"{can.reason} ({can.how_to_install})" if can.how_to_install else can.reason
+    if candidate.precision not in can.precisions:
+        return f"it cannot execute {candidate.precision} here"
+    device = candidate.measured.device if candidate.measured else "cpu"
+    return "" if device in can.devices else f"there is no device '{device}' here"

@@ -1,0 +1,219 @@
+"""The light way to use a bundle: load it, give it pictures, get class maps or class names.
+
+Needs numpy, Pillow, msgspec and one inference library; neither torch nor onnx.
+
+    from mscsa_deploy.runner import load
+
+    with load("topformer.zip") as runner:
+        answer = runner.predict("street.jpg")
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from mscsa_deploy.bundle.selection import Candidate, missing_isa, select
+from mscsa_deploy.bundle.store import Bundle, read_bundle
+from mscsa_deploy.errors import StageError, UserError
+from mscsa_deploy.imaging.classmap import best_classes, class_map, resize_nearest
+from mscsa_deploy.imaging.decode import decode
+from mscsa_deploy.imaging.preprocess import check_image, preprocess
+from mscsa_deploy.runtimes import RUNTIMES
+from mscsa_deploy.runtimes.protocol import SessionSettings
+
+if TYPE_CHECKING:
+    from mscsa_deploy.bundle.manifest import Manifest, Postprocess
+    from mscsa_deploy.core.tensors import Array
+    from mscsa_deploy.runtimes.protocol import Session
+
+TOP = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """One class of a classification: its number, its label and its probability 0..1."""
+
+    index: int
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer to one picture.
+
+    Args:
+        size: (height, width) of the picture, upright.
+        class_map: Segmentation: (H, W) class numbers at the picture's size, uint8, or uint16 past 256
+            classes. None for classification.
+        top: Classification: up to five classes, the most probable first. Empty for segmentation.
+        parts_ms: Milliseconds spent in ``decode``, ``preprocess``, ``network`` and ``postprocess``.
+    """
+
+    size: tuple[int, int]
+    class_map: Array | None
+    top: tuple[Ranked, ...]
+    parts_ms: dict[str, float]
+
+
+@dataclass(slots=True)
+class Runner:
+    """A loaded bundle, made by `load`; also a context manager that closes itself.
+
+    Args:
+        bundle: The verified bundle.
+        candidate: What of it is running.
+        threads: Compute threads.
+        session: The open session.
+    """
+
+    bundle: Bundle
+    candidate: Candidate
+    threads: int
+    session: Session = field(repr=False)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says about itself."""
+        return self.bundle.manifest
+
+    def predict(self, image: str | Path | bytes | Array) -> Prediction:
+        """The answer to one picture.
+
+        Args:
+            image: A path, a picture file's bytes, or (H, W, 3) uint8 RGB.
+
+        Raises:
+            UserError: The picture cannot be read.
+            SpecError: The array is no (H, W, 3) uint8 picture.
+            StageError: The runtime failed, or the network answered with NaN.
+        """
+        begin = time.perf_counter()
+        pixels = decode(image) if isinstance(image, str | Path | bytes) else image
+        check_image(pixels)
+        decoded = time.perf_counter()
+        tensor = preprocess(pixels, self.manifest.preprocess)
+        ready = time.perf_counter()
+        output = self.run(tensor)
+        answered = time.perf_counter()
+        size = (int(pixels.shape[0]), int(pixels.shape[1]))
+        classes, top = self._answer(output, size)
+        marks = (begin, decoded, ready, answered, time.perf_counter())
+        parts = ("decode", "preprocess", "network", "postprocess")
+        spent = {name: 1e3 * (b - a) for name, a, b in zip(parts, marks, marks[1:], strict=False)}
+        return Prediction(size=size, class_map=classes, top=top, parts_ms=spent)
+
+    def run(self, tensor: Array) -> Array:
+        """The network's output for an input tensor, as `Manifest.input` and the postprocess record describe.
+
+        Raises:
+            SpecError: `tensor` has another dtype or shape.
+        """
+        entry = self.candidate.entry
+        return self.session.run({entry.inputs[0].name: tensor})[entry.postprocess.tensor]
+
+    def close(self) -> None:
+        """Release the session; closing twice is allowed."""
+        self.session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _answer(self, output: Array, size: tuple[int, int]) -> tuple[Array | None, tuple[Ranked, ...]]:
+        post = self.candidate.entry.postprocess
+        if self.manifest.task == "cls":
+            return None, self._ranked(output[0], post)
+        spec = self.manifest.preprocess
+        if post.decide == "none":
+            classes = output[0]
+        elif post.upsample == "bilinear":
+            classes = class_map(output[0], (spec.height, spec.width))
+        else:
+            classes = _argmax(output[0])
+        return resize_nearest(classes, size), ()
+
+    def _ranked(self, values: Array, post: Postprocess) -> tuple[Ranked, ...]:
+        if post.decide == "softmax":
+            best = best_classes(values, TOP)
+        else:
+            order = np.argsort(-values, kind="stable")[:TOP]
+            best = tuple((int(index), float(values[index])) for index in order)
+        labels = self.manifest.labels
+        return tuple(
+            Ranked(index, labels[index] if index < len(labels) else str(index), share) for index, share in best
+        )
+
+
+def load(
+    bundle: str | Path | Bundle,
+    *,
+    runtime: str | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+) -> Runner:
+    """Open a bundle with the artefact that suits this machine.
+
+    See `mscsa_deploy.bundle.selection.select` for the order of preference. Using an artefact that was made
+    for instructions which this processor lacks warns.
+
+    Args:
+        bundle: Directory, zip, or an already read bundle.
+        runtime: Only this one, e.g. ``"onnxruntime"``.
+        precision: Only this one: ``"fp32"``, ``"fp16"``, ``"bf16"`` or ``"int8"``.
+        threads: Compute threads; by default as many as it was measured with.
+
+    Raises:
+        UserError: It is no bundle, a file of it was changed, or a name is unknown.
+        UnsupportedError: Nothing in it can run here; the message says what there is and what is missing.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else read_bundle(Path(bundle))
+    _check_resize(opened.manifest)
+    chosen = select(opened, runtime=runtime, precision=precision)
+    if missing := missing_isa(chosen.entry):
+        warnings.warn(
+            f"'{chosen.entry.path}' requires {', '.join(missing)}, which this processor lacks: "
+            "it may be slow or inexact",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    count = threads or _threads(opened.manifest, chosen)
+    settings = SessionSettings(
+        threads=count,
+        precision=chosen.precision,
+        device=chosen.measured.device if chosen.measured else "cpu",
+        options=chosen.measured.options if chosen.measured else {},
+    )
+    session = RUNTIMES.load(chosen.runtime)().load(opened.file(chosen.entry.path), settings)
+    return Runner(opened, chosen, count, session)
+
+
+def _threads(manifest: Manifest, chosen: Candidate) -> int:
+    choice = manifest.recommended
+    if choice is not None and choice.artifact == chosen.entry.path:
+        return choice.threads
+    return chosen.measured.threads if chosen.measured else 1
+
+
+def _argmax(values: Array) -> Array:
+    """(H, W) winning class of (classes, H, W) values; of equal values the lower class wins."""
+    if not np.isfinite(values).all():
+        raise StageError("argmax", "the output", "it holds NaN or infinity", hint="check it with 'verify'")
+    classes: Array = np.argmax(values, axis=0).astype(np.uint8 if len(values) <= 256 else np.uint16)
+    return classes
+
+
+def _check_resize(manifest: Manifest) -> None:
+    if manifest.task == "seg" and manifest.preprocess.resize != "stretch":
+        raise UserError(
+            "the bundle segments a crop of the picture, which cannot be laid back over the whole",
+            hint="make the bundle with resize = 'stretch'",
+        )

@@ -1,0 +1,205 @@
+"""The light runner: right answers from pictures, the right artefact for the machine, nothing heavy imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import msgspec
+import numpy as np
+import pytest
+
+from mscsa_deploy.bundle.archive import pack
+from mscsa_deploy.bundle.manifest import Choice
+from mscsa_deploy.bundle.selection import candidates
+from mscsa_deploy.bundle.store import Bundle
+from mscsa_deploy.errors import SpecError, UnsupportedError, UserError
+from mscsa_deploy.runner import load
+
+HEAVY = ("torch", "onnx", "onnx_ir", "onnxruntime", "openvino", "nncf", "tensorrt", "rich", "jinja2")
+
+
+@pytest.fixture(params=["onnxruntime", "openvino"])
+def runtime(request):
+    pytest.importorskip(request.param)
+    return request.param
+
+
+def test_predict_segments_at_the_size_of_the_picture(bundle, tiny, runtime):
+    image = tiny.scene(96, 160)
+    with load(bundle.root, runtime=runtime) as runner:
+        answer = runner.predict(image)
+        assert runner.candidate.runtime == runtime
+    assert answer.size == (96, 160)
+    assert answer.class_map.shape == (96, 160)
+    assert answer.class_map.dtype == np.uint8
+    expected = image.argmax(axis=2)
+    # borders move by up to a cell of the small logits: 8 of 64 columns of 160
+    assert np.mean(answer.class_map == expected) > 0.95
+    assert set(answer.parts_ms) == {"decode", "preprocess", "network", "postprocess"}
+    assert all(value >= 0 for value in answer.parts_ms.values())
+
+
+def test_predict_path_bytes_and_pixels_agree(bundle, tiny, tmp_path):
+    image = tiny.scene()
+    path = tmp_path / "scene.png"
+    path.write_bytes(tiny.picture_bytes(image))
+    with load(bundle, runtime="onnxruntime") as runner:
+        maps = [runner.predict(given).class_map for given in (image, path, str(path), path.read_bytes())]
+    for other in maps[1:]:
+        np.testing.assert_array_equal(other, maps[0])
+
+
+def test_predict_classifies_with_labels_and_probabilities(tiny, tmp_path, runtime):
+    bundle = tiny.make_bundle(tmp_path / "cls", task="cls")
+    green = np.zeros((50, 70, 3), np.uint8)
+    green[..., 1], green[..., 2] = 255, 51
+    with load(bundle, runtime=runtime) as runner:
+        answer = runner.predict(green)
+    assert answer.class_map is None
+    assert [ranked.label for ranked in answer.top] == ["green", "blue", "red"]
+    weights = np.exp([1.0, 0.2, 0.0])
+    np.testing.assert_allclose([ranked.probability for ranked in answer.top], weights / weights.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("output", "values", "shape"),
+    [
+        pytest.param("logits-full", np.float32, (1, 3, 64, 64), id="logits-full"),
+        pytest.param("classmap", np.uint8, (1, 64, 64), id="classmap"),
+        pytest.param("probs", np.float32, (1, 3, 64, 64), id="probs"),
+    ],
+)
+def test_predict_understands_every_boundary(bundle, monkeypatch, output, values, shape):
+    from mscsa_deploy.bundle.manifest import Postprocess
+    from mscsa_deploy.runner import Runner
+
+    post = Postprocess.of("seg", output, tensor="logits")
+    changed = msgspec.structs.replace(bundle.manifest.artifacts[0], postprocess=post)
+    manifest = msgspec.structs.replace(bundle.manifest, artifacts=(changed,))
+    classes = np.zeros((64, 64), np.uint8)
+    classes[:, 32:] = 2
+    array = np.moveaxis(np.eye(3, dtype=values)[classes], 2, 0)[None] if len(shape) == 4 else classes[None]
+    monkeypatch.setattr(Runner, "run", lambda *_: array)
+    with load(Bundle(bundle.root, manifest), runtime="onnxruntime") as runner:
+        answer = runner.predict(np.zeros((128, 32, 3), np.uint8))
+    assert (answer.class_map[:, :16] == 0).all()
+    assert (answer.class_map[:, 16:] == 2).all()
+
+
+def test_load_zip_answers_the_same(bundle, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("MSCSA_DEPLOY_CACHE", str(tmp_path / "cache"))
+    path = pack(bundle.root, tmp_path / "bundle.zip")
+    with load(path, runtime="onnxruntime") as zipped, load(bundle.root, runtime="onnxruntime") as plain:
+        one, other = zipped.predict(tiny.scene()), plain.predict(tiny.scene())
+    np.testing.assert_array_equal(one.class_map, other.class_map)
+
+
+def test_run_golden_input_gives_golden_output(bundle, runtime):
+    golden = bundle.manifest.golden
+    with load(bundle, runtime=runtime) as runner:
+        output = runner.run(np.load(bundle.file(golden.input)))
+    # float32 sums of 64 values in another order
+    np.testing.assert_allclose(output, np.load(bundle.file(golden.output)), rtol=1e-5, atol=1e-6)
+
+
+def test_load_prefers_the_recommended_artifact(bundle):
+    with load(bundle) as runner:
+        assert (runner.candidate.runtime, runner.threads) == ("onnxruntime", 1)
+
+
+def test_load_without_recommendation_prefers_the_fastest_measured(bundle):
+    manifest = msgspec.structs.replace(bundle.manifest, recommended=None)
+    with load(Bundle(bundle.root, manifest), threads=2) as runner:
+        assert (runner.candidate.runtime, runner.threads) == ("openvino", 2)
+
+
+def test_candidates_order_is_recommended_measured_then_unmeasured(tiny):
+    fast = tiny.entry(
+        "int8.onnx",
+        runtimes=("fake",),
+        precision="int8",
+        measurements=(tiny.measurement("fake", 1.0, precision="int8"),),
+    )
+    slow = tiny.entry("fp32.onnx", runtimes=("fake", "openvino"), measurements=(tiny.measurement("fake", 3.0),))
+    choice = Choice(artifact="fp32.onnx", runtime="fake", precision="fp32")
+    order = candidates(tiny.manifest_of([slow, fast], recommended=choice))
+    assert [(found.entry.path, found.runtime) for found in order] == [
+        ("fp32.onnx", "fake"),
+        ("int8.onnx", "fake"),
+        ("fp32.onnx", "openvino"),
+    ]
+
+
+def test_load_artifact_for_other_instructions_comes_last_and_warns(bundle):
+    entry = msgspec.structs.replace(bundle.manifest.artifacts[0], requires=("avx1024",))
+    bundle.file("other.onnx").write_bytes(bundle.file("model.onnx").read_bytes())
+    other = msgspec.structs.replace(bundle.manifest.artifacts[0], path="other.onnx", measurements=())
+    both = Bundle(bundle.root, msgspec.structs.replace(bundle.manifest, artifacts=(entry, other)))
+    with load(both) as runner:
+        assert runner.candidate.entry.path == "other.onnx"
+    only = Bundle(bundle.root, msgspec.structs.replace(bundle.manifest, artifacts=(entry,)))
+    with pytest.warns(RuntimeWarning, match="requires avx1024"), load(only):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "message"),
+    [
+        pytest.param(
+            {"runtime": "tensorrt"}, UnsupportedError, r"no artefact for runtime 'tensorrt'.*model\.onnx", id="runtime"
+        ),
+        pytest.param(
+            {"precision": "int8"}, UnsupportedError, r"no artefact in int8.*model\.onnx \(fp32", id="precision"
+        ),
+        pytest.param({"runtime": "onxruntime"}, UserError, "did you mean 'onnxruntime'", id="typo"),
+        pytest.param({"precision": "int9"}, UserError, "did you mean 'int8'", id="precision typo"),
+    ],
+)
+def test_load_what_is_not_there_says_what_is(bundle, asked, error, message):
+    with pytest.raises(error, match=message):
+        load(bundle, **asked)
+
+
+def test_load_runtime_that_is_not_installed_says_how_to_get_it(bundle, monkeypatch):
+    from mscsa_deploy.runtimes.onnxruntime import OnnxRuntime
+    from mscsa_deploy.runtimes.protocol import Capabilities
+
+    gone = Capabilities(False, "onnxruntime is not installed", "pip install onnxruntime", "", (), ())
+    monkeypatch.setattr(OnnxRuntime, "probe", lambda _: gone)
+    with pytest.raises(UnsupportedError, match=r"not installed \(pip install onnxruntime\)"):
+        load(bundle, runtime="onnxruntime")
+
+
+def test_load_tampered_bundle_refused(bundle):
+    bundle.file("model.onnx").write_bytes(b"not what it was")
+    with pytest.raises(UserError, match="sha256 differs"):
+        load(bundle.root)
+
+
+def test_load_segmentation_of_a_crop_refused(bundle):
+    spec = msgspec.structs.replace(bundle.manifest.preprocess, resize="short_side_crop", short_side=80)
+    manifest = msgspec.structs.replace(bundle.manifest, preprocess=spec)
+    with pytest.raises(UserError, match="crop of the picture"):
+        load(Bundle(bundle.root, manifest))
+
+
+def test_predict_unreadable_picture_refused(bundle):
+    with load(bundle, runtime="onnxruntime") as runner:
+        with pytest.raises(UserError, match="not a readable picture"):
+            runner.predict(b"GIF89a but not really")
+        with pytest.raises(SpecError, match="expected"):
+            runner.predict(np.zeros((4, 4), np.uint8))
+
+
+def test_import_is_quick_and_light():
+    code = (
+        "import time, sys; begin = time.process_time(); import mscsa_deploy.runner; "
+        f"print(time.process_time() - begin, *[name for name in {HEAVY} if name in sys.modules])"
+    )
+    best = min(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+        for _ in range(3)
+    )
+    assert best[1:] == []
+    assert float(best[0]) < 0.3

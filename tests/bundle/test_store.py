@@ -1,0 +1,170 @@
+"""Bundles are read only when every file is what the manifest says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mscsa_deploy.bundle.describe import readme, summary
+from mscsa_deploy.bundle.manifest import Postprocess, json_schema_text
+from mscsa_deploy.bundle.store import read_bundle
+from mscsa_deploy.errors import UnsupportedError, UserError
+
+SCHEMA = Path(__file__).parents[2] / "docs" / "bundle-manifest.schema.json"
+
+
+def edit(bundle, change):
+    path = bundle.root / "manifest.json"
+    plain = json.loads(path.read_text())
+    change(plain)
+    path.write_text(json.dumps(plain))
+
+
+def test_read_bundle_gives_back_what_was_written(bundle):
+    again = read_bundle(bundle.root)
+    assert again.manifest == bundle.manifest
+    assert read_bundle(bundle.root / "manifest.json").manifest == bundle.manifest
+    roles = {entry.path: entry.role for entry in again.manifest.files}
+    assert roles["model.onnx"] == "artifact"
+    assert roles["golden/input.npy"] == "golden"
+    assert roles["README.md"] == "document"
+    assert "manifest.json" not in roles
+
+
+def test_golden_arrays_are_plain_little_endian_files(bundle):
+    golden = bundle.manifest.golden
+    output = np.load(bundle.file(golden.output), allow_pickle=False)
+    assert output.dtype.str == "<f4"
+    assert output.shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden/output.npy", "README.md"])
+def test_read_bundle_changed_file_refused(bundle, name):
+    path = bundle.file(name)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(UserError, match=rf"'{name}'.*sha256 differs"):
+        read_bundle(bundle.root)
+
+
+def test_read_bundle_missing_file_refused(bundle):
+    bundle.file("golden/input.npy").unlink()
+    with pytest.raises(UserError, match=r"'golden/input\.npy' is missing"):
+        read_bundle(bundle.root)
+
+
+def test_read_bundle_file_replaced_by_link_refused(bundle, tmp_path):
+    path = bundle.file("model.onnx")
+    path.rename(tmp_path / "elsewhere.onnx")
+    path.symlink_to(tmp_path / "elsewhere.onnx")
+    with pytest.raises(UserError, match="is a link"):
+        read_bundle(bundle.root)
+
+
+def test_read_bundle_folder_replaced_by_link_refused(bundle, tmp_path):
+    path = bundle.file("golden")
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="is a link"):
+        read_bundle(bundle.root)
+
+
+def test_read_bundle_newer_version_refused_before_anything_else(bundle):
+    edit(bundle, lambda plain: plain.update(schema_version=2, unheard_of=True))
+    with pytest.raises(UserError, match=r"schema version 2.*reads up to 1.*pip install --upgrade"):
+        read_bundle(bundle.root)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(lambda plain: plain.pop("schema_version"), "no schema_version", id="no version"),
+        pytest.param(lambda plain: plain.update(schema_version=True), "no schema_version", id="version true"),
+        pytest.param(lambda plain: plain.update(extra=1), "unknown field `extra`", id="unknown key"),
+        pytest.param(lambda plain: plain.update(task="det"), "task", id="unknown task"),
+        pytest.param(lambda plain: plain["files"].append(plain["files"][0]), "lists a file twice", id="twice"),
+        pytest.param(
+            lambda plain: plain["artifacts"].append(plain["artifacts"][0]), "an artefact twice", id="artefact twice"
+        ),
+        pytest.param(
+            lambda plain: plain["files"].__setitem__(0, {**plain["files"][0], "path": "../x"}), "unsafe", id="climbs"
+        ),
+        pytest.param(lambda plain: plain["artifacts"][0].update(path="/etc/passwd"), "unsafe file name", id="absolute"),
+        pytest.param(
+            lambda plain: plain["artifacts"][0].update(path="other.onnx"), "without a hash: other.onnx", id="unhashed"
+        ),
+    ],
+)
+def test_read_bundle_damaged_manifest_refused(bundle, change, message):
+    edit(bundle, change)
+    with pytest.raises(UserError, match=message):
+        read_bundle(bundle.root)
+
+
+def test_read_bundle_no_json_refused(bundle):
+    (bundle.root / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match="not valid JSON"):
+        read_bundle(bundle.root)
+
+
+def test_read_bundle_other_place_refused(tmp_path):
+    with pytest.raises(UserError, match=r"has no manifest\.json"):
+        read_bundle(tmp_path)
+    with pytest.raises(UserError, match="there is no bundle"):
+        read_bundle(tmp_path / "nowhere")
+
+
+def test_write_bundle_missing_artifact_refused(bundle):
+    from mscsa_deploy.bundle.store import write_bundle
+
+    bundle.file("model.onnx").unlink()
+    with pytest.raises(UserError, match=r"names 'model\.onnx'"):
+        write_bundle(bundle.root, bundle.manifest)
+
+
+def test_write_bundle_link_refused(bundle):
+    from mscsa_deploy.bundle.store import write_bundle
+
+    (bundle.root / "link").symlink_to("/etc/hostname")
+    with pytest.raises(UserError, match="is a link"):
+        write_bundle(bundle.root, bundle.manifest)
+
+
+def test_artifacts_for_other_runtime_lists_what_there_is(bundle):
+    assert [entry.path for entry in bundle.artifacts_for("openvino")] == ["model.onnx"]
+    with pytest.raises(UnsupportedError, match=r"model\.onnx \(fp32, for onnxruntime, openvino\)"):
+        bundle.artifacts_for("tensorrt")
+
+
+def test_json_schema_is_the_committed_one():
+    assert SCHEMA.read_text() == json_schema_text()
+
+
+@pytest.mark.parametrize(
+    ("task", "output", "expected"),
+    [
+        ("seg", "logits", ("bilinear", "argmax", "nearest", 8)),
+        ("seg", "logits-full", ("none", "argmax", "nearest", 1)),
+        ("seg", "classmap", ("none", "none", "nearest", 1)),
+        ("seg", "probs", ("none", "argmax", "nearest", 1)),
+        ("cls", "logits", ("none", "softmax", "none", 1)),
+        ("cls", "probs", ("none", "none", "none", 1)),
+    ],
+)
+def test_postprocess_follows_from_the_boundary(task, output, expected):
+    post = Postprocess.of(task, output, tensor="y", stride=8 if (task, output) == ("seg", "logits") else 1)
+    assert (post.upsample, post.decide, post.restore, post.stride) == expected
+
+
+def test_readme_and_summary_tell_the_essentials(bundle):
+    text = readme(bundle.manifest)
+    assert text == bundle.file("README.md").read_text()
+    for words in ("model.onnx", "bilinear", "1.00 ms", "CC0-1.0", "golden/picture.png", "onnxruntime"):
+        assert words in text
+    told = summary(bundle.manifest)
+    assert told["artifacts"][0]["size_bytes"] == bundle.file("model.onnx").stat().st_size
+    assert told["recommended"]["runtime"] == "onnxruntime"
