@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from mscsa_deploy.calibration.bias import corrected
 from mscsa_deploy.calibration.cache import cache_path, key_of, read_ranges, write_ranges
 from mscsa_deploy.calibration.checks import check_listens
+from mscsa_deploy.calibration.equalization import equalized
 from mscsa_deploy.calibration.feeding import quiet
 from mscsa_deploy.calibration.half import to_half_rest
 from mscsa_deploy.calibration.placement import excluded, left_float, tensorrt_faults
@@ -52,10 +54,8 @@ class OnnxRuntimeQuantizer:
         self, model: Path, samples: Samples, recipe: CalibrationRecipe, out: Path, progress: Progress = silent
     ) -> Quantized:
         """Write the Q/DQ file at `out`; see `Quantizer.quantize`."""
-        source = prepare(model, recipe)
         used = samples.take(recipe.samples)
-        check_samples(used, source.inputs)
-        check_listens(source, used.feed(used.indices[0]), used.feed(used.indices[-1]))
+        source = prepare(model, used, recipe)
         ranges = self.ranges(source, used, recipe, progress)
         return write(source, ranges, recipe, out, calibrated_on=used)
 
@@ -73,9 +73,25 @@ class OnnxRuntimeQuantizer:
         return ranges
 
 
-def prepare(model: Path, recipe: CalibrationRecipe) -> Source:
-    """The float model with the opset and the float transforms that `recipe` wants before ranges are taken."""
-    return open_source(model, opset=HALF_SCALE_OPSET if recipe.rest == "fp16" else PER_CHANNEL_OPSET)
+def prepare(model: Path, samples: Samples, recipe: CalibrationRecipe) -> Source:
+    """The float model as the writer will see it: checked, at the right opset, transformed as `recipe` says.
+
+    Args:
+        model: A float ONNX file.
+        samples: Already cut to the recipe's count; bias correction takes its means from them.
+        recipe: Says which transforms are wanted.
+
+    Raises:
+        UserError: Model or samples cannot be calibrated with.
+    """
+    source = open_source(model, opset=HALF_SCALE_OPSET if recipe.rest == "fp16" else PER_CHANNEL_OPSET)
+    check_samples(samples, source.inputs)
+    check_listens(source, samples.feed(samples.indices[0]), samples.feed(samples.indices[-1]))
+    if recipe.equalize:
+        source, _ = equalized(source)
+    if recipe.bias_correction == "analytic":
+        source, _ = corrected(source, samples, recipe, set(excluded(source.model, recipe)))
+    return source
 
 
 def write(source: Source, ranges: Ranges, recipe: CalibrationRecipe, out: Path, *, calibrated_on: Samples) -> Quantized:

@@ -157,7 +157,7 @@ class CalibrationRecipe(Config, frozen=True, kw_only=True):
 
     def plain(self) -> dict[str, Any]:
         """The settings as plain containers, ready for JSON and for cache keys."""
-        plain = to_plain(self)
+        plain = msgspec.json.decode(msgspec.json.encode(self))
         assert isinstance(plain, dict)
         return plain
 

@@ -1,0 +1,129 @@
+"""Which recipes a search walks: pure changes of a base recipe, in a fixed order.
+
+The order is part of the result: where two candidates cannot be told apart by measurement, the earlier one wins.
+So safe choices come first and unusual ones last.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mscsa_deploy.calibration.recipe import CalibrationRecipe, FloatRule
+from mscsa_deploy.core.config import to_plain
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+CHAIN = ("Conv", "Add", "Concat", "AveragePool", "Relu", "Clip", "Split", "Resize", "Reshape", "Transpose")
+WEIGHTS = ("Conv", "Gemm", "MatMul")
+ATTENTION = FloatRule(reason="attention between two activations stays float", op_types=("MatMul",), weightless=True)
+INJECTION = FloatRule(
+    reason="what follows the upsampling stays float",
+    downstream_of=("Resize",),
+    op_types=("Add", "Mul", "Relu", "Resize"),
+)
+# How many of the most sensitive blocks a repair leaves float, step by step.
+REPAIRS = (1, 2, 4, 8)
+# Histograms cost about half a second a picture of 512x512, and settle with fewer pictures than extremes do.
+HISTOGRAM_SAMPLES = 64
+
+
+def placements(base: CalibrationRecipe) -> tuple[CalibrationRecipe, ...]:
+    """The base recipe, then others that differ in what is quantized; accuracy and speed both change."""
+    changes: list[tuple[str, dict[str, Any]]] = [("", {})]
+    if base.engine == "nncf":
+        changes += [
+            ("performance", {"preset": "performance", "model_type": "none"}),
+            ("mixed", {"preset": "mixed", "model_type": "none"}),
+            ("transformer", {"preset": "mixed", "model_type": "transformer"}),
+        ]
+    elif base.runtime == "tensorrt":
+        changes += [("chain", {"op_types": CHAIN, "keep_float": ()})]
+    else:
+        changes += _qdq_changes(base)
+    if base.runtime == "openvino" and base.engine == "onnxruntime":
+        nncf = {
+            "engine": "nncf", "preset": "mixed", "model_type": "transformer", "bias_correction": "fast",
+            "keep_float": (), "op_types": (), "equalize": False, "observer": "minmax",
+        }  # fmt: skip
+        changes.append(("nncf", nncf))
+    return _distinct(base, changes)
+
+
+def _qdq_changes(base: CalibrationRecipe) -> list[tuple[str, dict[str, Any]]]:
+    changes: list[tuple[str, dict[str, Any]]] = []
+    for op_types, name, rules in (
+        (CHAIN, "chain", ()),
+        (WEIGHTS, "weights", (ATTENTION,)),
+        ((*CHAIN, "Gemm", "MatMul"), "chain-linear", (ATTENTION,)),
+        ((), "all", ()),
+    ):
+        for convs in (3, 1, 0):
+            kept = (*rules, _stem(convs)) if convs else rules
+            changes.append((f"{name}-stem{convs}", {"op_types": op_types, "keep_float": kept}))
+    if base.runtime == "openvino":
+        changes.append(("injection", {"keep_float": (*base.keep_float, INJECTION)}))
+    changes.append(("force", {"force_unquantized_inputs": not base.force_unquantized_inputs}))
+    changes.append(("per-tensor", {"per_channel": False}))
+    return changes
+
+
+def _stem(convs: int) -> FloatRule:
+    return FloatRule(reason="the first convolutions work on few channels", first_convs=convs)
+
+
+def observers(base: CalibrationRecipe) -> tuple[CalibrationRecipe, ...]:
+    """The base recipe, then others with the same placement and another way to choose ranges; only accuracy changes."""
+    changes: list[tuple[str, dict[str, Any]]] = [("", {})]
+    few = min(base.samples, HISTOGRAM_SAMPLES)
+    changes += [
+        ("minmax", {"observer": "minmax"}),
+        ("p99.99", {"observer": "percentile", "percentile": 99.99, "samples": few}),
+        ("average", {"observer": "moving_average"}),
+    ]
+    if base.engine == "onnxruntime":
+        changes += [
+            ("mse", {"observer": "mse", "samples": few}),
+            ("entropy", {"observer": "entropy", "samples": few}),
+            ("bias", {"bias_correction": "analytic"}),
+            ("equalize", {"equalize": True}),
+        ]
+    else:
+        changes += [("bias", {"bias_correction": "fast"}), ("smooth", {"smooth_quant": 0.95})]
+    return _distinct(base, changes)
+
+
+def repairs(base: CalibrationRecipe, ranking: Sequence[Sequence[str]]) -> tuple[CalibrationRecipe, ...]:
+    """The base recipe with its 1, 2, 4 and 8 most damaging blocks left float.
+
+    Args:
+        base: What is out of budget.
+        ranking: Node names of each block, the most damaging block first.
+    """
+    changes: list[tuple[str, dict[str, Any]]] = []
+    for count in REPAIRS:
+        if count > len(ranking):
+            break
+        names = tuple(f"^{_escaped(name)}$" for block in ranking[:count] for name in block)
+        rule = FloatRule(reason=f"among the {count} most sensitive blocks on the validation pictures", nodes=names)
+        changes.append((f"repair{count}", {"keep_float": (*base.keep_float, rule)}))
+    return _distinct(base, changes)
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"\\{letter}" if letter in r".^$*+?()[]{}|\\" else letter for letter in name)
+
+
+def _distinct(base: CalibrationRecipe, changes: list[tuple[str, dict[str, Any]]]) -> tuple[CalibrationRecipe, ...]:
+    """The changed recipes in order, without those that change nothing or repeat an earlier one."""
+    seen = set()
+    recipes = []
+    for suffix, change in changes:
+        recipe = base.changed(f"{base.name}+{suffix}" if suffix else base.name, **change)
+        rules = [{**to_plain(rule), "reason": ""} for rule in recipe.keep_float]
+        facts = repr({**recipe.plain(), "name": "", "summary": "", "keep_float": rules})
+        if facts not in seen:
+            seen.add(facts)
+            recipes.append(recipe)
+    return tuple(recipes)

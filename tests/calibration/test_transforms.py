@@ -1,0 +1,127 @@
+"""Equalization and bias correction: the float transforms before ranges are taken."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper, parser
+
+from mscsa_deploy.calibration.bias import corrected, rounded
+from mscsa_deploy.calibration.checks import plain_session
+from mscsa_deploy.calibration.equalization import equalized, find_pairs
+from mscsa_deploy.calibration.quantizer import quantize
+from mscsa_deploy.calibration.source import initializers, open_source
+
+from .conftest import pictures, recipe
+
+CHAIN = """<ir_version: 9, opset_import: ["" : 18]>
+chain (float[1,3,32,32] image) => (float[1,4,32,32] y) {
+  [one] a = Conv<kernel_shape=[1,1]>(image, w0, b0)
+  [relu] b = Relu(a)
+  [two] c = Conv<kernel_shape=[3,3], pads=[1,1,1,1], group=6>(b, w1, b1)
+  [three] y = Conv<kernel_shape=[1,1]>(c, w2)
+}"""
+
+
+@pytest.fixture
+def chain_file(tmp_path):
+    generator = np.random.default_rng(3)
+    model = parser.parse_model(CHAIN)
+    loud = np.array([40, 1, 1, 0.02, 1, 1], np.float32)
+    weights = {
+        "w0": generator.standard_normal((6, 3, 1, 1)) * loud[:, None, None, None],
+        "b0": 0.1 * loud * generator.standard_normal(6),
+        "w1": generator.standard_normal((6, 1, 3, 3)) / loud[:, None, None, None],
+        "b1": generator.standard_normal(6),
+        "w2": generator.standard_normal((4, 6, 1, 1)),
+    }
+    for name, array in weights.items():
+        model.graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), name))
+    path = tmp_path / "chain.onnx"
+    onnx.save(model, str(path))
+    return path
+
+
+def logits(model, feed):
+    return plain_session(model).run(None, dict(feed))[0]
+
+
+def test_equalizing_changes_no_bit_of_the_float_model(chain_file):
+    source = open_source(chain_file)
+    made, pairs = equalized(source)
+    assert pairs == 2
+    feed = pictures(1).feed(0)
+    assert np.array_equal(logits(made.model, feed), logits(source.model, feed))
+    assert made.notes[-1] == "2 convolution pairs equalized"
+
+
+def test_equalizing_brings_channel_ranges_together(chain_file):
+    source = open_source(chain_file)
+    made, _ = equalized(source)
+
+    def spread(model):
+        ranges = np.abs(numpy_helper.to_array(initializers(model)["w0"])).max(axis=(1, 2, 3))
+        return ranges.max() / ranges.min()
+
+    assert spread(made.model) < spread(source.model) / 20
+
+
+def test_equalizing_pays_where_channels_differ(chain_file, tmp_path):
+    errors = []
+    for equalize in (False, True):
+        out = tmp_path / f"{equalize}.onnx"
+        made = quantize(chain_file, pictures(), recipe(equalize=equalize), out)
+        feed = pictures(1, seed=9).feed(0)
+        exact = logits(onnx.load(str(chain_file)), feed)
+        errors.append(float(((logits(onnx.load(str(made.artifact.path)), feed) - exact) ** 2).mean()))
+    assert errors[1] < errors[0] / 4
+
+
+@pytest.mark.parametrize("between", ["HardSwish", "Sigmoid"])
+def test_what_is_not_homogeneous_is_left_alone(between, chain_file):
+    model = onnx.load(str(chain_file))
+    next(node for node in model.graph.node if node.op_type == "Relu").op_type = between
+    assert [pair[0].name for pair in find_pairs(model)] == ["two"]
+
+
+def test_a_second_reader_forbids_equalizing(chain_file):
+    model = onnx.load(str(chain_file))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("b", onnx.TensorProto.FLOAT, [1, 6, 32, 32]))
+    assert [pair[0].name for pair in find_pairs(model)] == ["two"]
+
+
+def test_a_corrected_bias_takes_back_the_mean_error_of_rounding(chain_file):
+    source, samples = open_source(chain_file), pictures()
+    coarse = recipe(per_channel=False, reduce_range=True)
+    made, count = corrected(source, samples, coarse, set())
+    assert count == 3
+    exact = rough = better = 0.0
+    for feed in samples:
+        one = _first(source.model, feed, source.model)
+        exact = exact + one
+        rough = rough + _first(_with_rounded(source.model, coarse), feed, source.model)
+        better = better + _first(_with_rounded(made.model, coarse), feed, source.model)
+    # A 1x1 convolution has no padding, so its mean error goes entirely.
+    assert np.abs(better - exact).max() < 1e-3 * np.abs(rough - exact).max()
+
+
+def _with_rounded(model, settings):
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    weight = initializers(copy)["w0"]
+    weight.CopyFrom(numpy_helper.from_array(rounded(numpy_helper.to_array(weight), settings), "w0"))
+    return copy
+
+
+def _first(model, feed, like):
+    """Mean per channel of the first convolution's output."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.output.append(next(value for value in like.graph.value_info if value.name == "a"))
+    return plain_session(copy).run(["a"], dict(feed))[0].astype(np.float64).mean(axis=(0, 2, 3))
+
+
+def test_bias_correction_is_told_in_the_notes(chain_file, tmp_path):
+    made = quantize(chain_file, pictures(), recipe(bias_correction="analytic"), tmp_path / "q.onnx")
+    assert "3 biases corrected" in made.notes
