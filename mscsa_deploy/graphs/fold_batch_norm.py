@@ -87,7 +87,7 @@ class FoldBatchNorm(LocalPass):
 
 
 def _affine(node: ir.Node) -> Affine | None:
-    if node.op_type != "BatchNormalization" or node.attributes.get_int("training_mode", default=0):
+    if node.op_type != "BatchNormalization" or node.attributes.get_int("training_mode", 0) != 0:
         return None
     arrays = [constant(value) for value in node.inputs[1:5]]
     if any(array is None for array in arrays) or output(node).is_graph_output():
