@@ -182,7 +182,9 @@ def package_versions(names: tuple[str, ...]) -> dict[str, str]:
 
 def read_clocks() -> Clocks:
     """Governor and clocks of the first core, read now."""
-    frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
+    frequency = None
+    with contextlib.suppress(AttributeError, NotImplementedError, OSError):  # boards without cpufreq
+        frequency = psutil.cpu_freq()
     return Clocks(
         governor="".join(_lines(_CPUFREQ / "scaling_governor")).strip(),
         current_mhz=frequency.current if frequency and frequency.current else None,

@@ -7,8 +7,8 @@ import pytest
 
 from mscsa_deploy.core.files import sha256_file
 from mscsa_deploy.errors import StageError, UnsupportedError, UserError
-from mscsa_deploy.runtimes import cuda, tensorrt_build
 from mscsa_deploy.runtimes import tensorrt as adapter
+from mscsa_deploy.runtimes import tensorrt_build
 from mscsa_deploy.runtimes.protocol import SessionSettings
 from mscsa_deploy.runtimes.tensorrt_build import build_engine, library, parser_problem, targets
 
