@@ -24,6 +24,7 @@ import numpy.typing as npt
 from catalogue import BACKGROUNDS, CLASSES, FAMILIES, NEW_NAMES
 from PIL import Image
 
+Row = dict[str, str]
 SPLIT_SEED = 20160
 HELD_OUT_SHARE = 0.25
 # Cosine of the centred 16x16 RGBA thumbnails of two cut-outs (or one mirrored) from which they count as variants.
@@ -55,53 +56,68 @@ def thumbnail(path: Path) -> npt.NDArray[np.float64]:
     return vector / np.linalg.norm(vector)
 
 
-def group_of(emojis: list[str], paths: list[Path]) -> list[int]:
+def family_of(emoji: str) -> int | None:
+    """Number of the family of variants that `emoji` belongs to, if any."""
+    return next((number for number, signs in enumerate(FAMILIES) if emoji in signs.split()), None)
+
+
+def group_of(paths: list[Path], families: list[int | None]) -> list[int]:
     """For each picture the index of one that it is a variant of, by name or by looks (its own if of none)."""
     thumbs = [thumbnail(path) for path in paths]
-    family = {sign: number for number, signs in enumerate(FAMILIES) for sign in signs.split()}
     groups = list(range(len(paths)))
     for later, one in enumerate(thumbs):
         for earlier, other in enumerate(thumbs[:later]):
             alike = max(np.sum(one * other), np.sum(one * other[:, ::-1])) >= SAME_GROUP
-            named = family.get(emojis[later], -1) == family.get(emojis[earlier], -2)
+            named = families[later] is not None and families[later] == families[earlier]
             if alike or named:
                 old, new = groups[later], groups[earlier]
                 groups = [new if group == old else group for group in groups]
     return groups
 
 
-def copy_cutouts(emoji: Path, output: Path) -> list[dict[str, str]]:
-    """Copy the chosen cut-outs, byte for byte, and return their manifest rows."""
-    dice = random.Random(SPLIT_SEED)  # noqa: S311 - a reproducible split, not a secret
+def held_out(groups: list[int], dice: random.Random) -> set[int]:
+    """Groups to hold out, whole ones, at most a quarter of the pictures."""
+    order = sorted(set(groups))
+    dice.shuffle(order)
+    chosen: set[int] = set()
+    for group in order:
+        if sum(g in chosen for g in groups) + groups.count(group) <= round(HELD_OUT_SHARE * len(groups)):
+            chosen.add(group)
+    return chosen
+
+
+def copy_class(label: str, named: dict[str, Path], groups: list[int], chosen: set[int], output: Path) -> list[Row]:
+    """Copy the cut-outs of one class, byte for byte, and return their manifest rows."""
+    (output / "cutouts" / label).mkdir(parents=True, exist_ok=True)
+    names = list(named)
     rows = []
-    for label, signs in CLASSES.items():
-        emojis = signs.split()
-        paths = [source_file(emoji, sign) for sign in emojis]
-        groups = group_of(emojis, paths)
-        names = [slug(sign) for sign in emojis]
-        order = sorted(set(groups))
-        dice.shuffle(order)
-        held_out: set[int] = set()
-        for group in order:
-            if sum(g in held_out for g in groups) + groups.count(group) <= round(HELD_OUT_SHARE * len(groups)):
-                held_out.add(group)
-        (output / "cutouts" / label).mkdir(parents=True, exist_ok=True)
-        for path, name, group in zip(paths, names, groups, strict=True):
-            target = output / "cutouts" / label / f"{name}.webp"
-            shutil.copyfile(path, target)
-            rows.append(
-                {
-                    "file": str(target.relative_to(output)),
-                    "label": label,
-                    "split": "held_out" if group in held_out else "seen",
-                    "group": f"{label}/{names[group]}",
-                    "sha256": hashlib.sha256(target.read_bytes()).hexdigest(),
-                }
-            )
+    for (name, path), group in zip(named.items(), groups, strict=True):
+        target = output / "cutouts" / label / f"{name}{path.suffix}"
+        shutil.copyfile(path, target)
+        rows.append(
+            {
+                "file": str(target.relative_to(output)),
+                "label": label,
+                "split": "held_out" if group in chosen else "seen",
+                "group": f"{label}/{names[group]}",
+                "sha256": hashlib.sha256(target.read_bytes()).hexdigest(),
+            }
+        )
     return rows
 
 
-def copy_backgrounds(folders: list[Path], output: Path) -> list[dict[str, str]]:
+def copy_cutouts(emoji: Path, output: Path) -> list[Row]:
+    """Copy the chosen emoji and return their manifest rows."""
+    dice = random.Random(SPLIT_SEED)  # noqa: S311 - a reproducible split, not a secret
+    rows = []
+    for label, signs in CLASSES.items():
+        named = {slug(sign): source_file(emoji, sign) for sign in signs.split()}
+        groups = group_of(list(named.values()), families=[family_of(sign) for sign in signs.split()])
+        rows += copy_class(label, named, groups, held_out(groups, dice), output)
+    return rows
+
+
+def copy_backgrounds(folders: list[Path], output: Path) -> list[Row]:
     """Shrink the chosen photographs to JPEG and return their manifest rows."""
     (output / "backgrounds").mkdir(parents=True, exist_ok=True)
     rows = []
@@ -125,10 +141,27 @@ def copy_backgrounds(folders: list[Path], output: Path) -> list[dict[str, str]]:
     return rows
 
 
-def inline_tables(name: str, rows: list[dict[str, str]]) -> list[str]:
+def inline_tables(name: str, rows: list[Row]) -> list[str]:
     """`rows` as a TOML array of inline tables, one a line."""
     lines = ["  {" + ", ".join(f"{key} = {json.dumps(row[key])}" for key in row) + "}," for row in rows]
     return [f"{name} = [", *lines, "]"]
+
+
+def write_manifest(path: Path, labels: list[str], cutouts: list[Row], backgrounds: list[Row], source: str) -> None:
+    """Write the asset manifest and say how the classes are split."""
+    lines = [
+        f"# Written by {source}; sources and terms are in the README beside this file.",
+        f"labels = {json.dumps(['background', *labels])}",
+        "",
+        *inline_tables("cutouts", cutouts),
+        "",
+        *inline_tables("backgrounds", backgrounds),
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    for label in labels:
+        mine = [row for row in cutouts if row["label"] == label]
+        held = sum(row["split"] == "held_out" for row in mine)
+        print(f"{label}: {len(mine)} cut-outs, {held} held out, {len({row['group'] for row in mine})} groups")
 
 
 def main() -> None:
@@ -140,19 +173,8 @@ def main() -> None:
     arguments = parser.parse_args()
     cutouts = copy_cutouts(arguments.emoji, arguments.output)
     backgrounds = copy_backgrounds(arguments.photographs, arguments.output)
-    lines = [
-        "# Written by examples/training/collect.py; sources and terms are in the README beside this file.",
-        f"labels = {json.dumps(['background', *CLASSES])}",
-        "",
-        *inline_tables("cutouts", cutouts),
-        "",
-        *inline_tables("backgrounds", backgrounds),
-    ]
-    (arguments.output / "assets.toml").write_text("\n".join(lines) + "\n")
-    for label in CLASSES:
-        mine = [row for row in cutouts if row["label"] == label]
-        held = sum(row["split"] == "held_out" for row in mine)
-        print(f"{label}: {len(mine)} cut-outs, {held} held out, {len({row['group'] for row in mine})} groups")
+    source = "examples/training/collect.py"
+    write_manifest(arguments.output / "assets.toml", list(CLASSES), cutouts, backgrounds, source)
 
 
 if __name__ == "__main__":

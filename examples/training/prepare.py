@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch.utils.data import IterableDataset
 
-from mscsa_deploy.imaging.manifest import Style
+from mscsa_deploy.imaging.manifest import AssetManifest, CutOut, Style
 from mscsa_deploy.imaging.scenes import AssetStore, Dice, compose, photograph
 
 ASSETS = Path(__file__).parents[2] / "calibration" / "scenes" / "assets.toml"
@@ -24,6 +24,16 @@ STD = np.array([0.229, 0.224, 0.225], np.float32)
 # Objects keep the size in pixels that they have in the 512x512 sets, within what a smaller scene can hold.
 FINAL_SIZE = 512
 SMALL_WINDOW = 128
+
+
+def seen_cutouts(assets: AssetManifest) -> list[CutOut]:
+    """The cut-outs that training may draw, in the order of the manifest."""
+    return [entry for entry in assets.cutouts if entry.split == "seen"]
+
+
+def class_table(assets: AssetManifest) -> torch.Tensor:
+    """The class id of each number in a training mask, (1 + seen cut-outs,) int64."""
+    return torch.tensor([0, *(assets.labels.index(entry.label) for entry in seen_cutouts(assets))])
 
 
 def style_for(size: int) -> Style:
@@ -59,15 +69,17 @@ class TrainingScenes(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
         batch: Scenes a batch.
         seed: Of the stream.
         first: Scene index to start from, to go on where an earlier stream stopped.
+        assets: The manifest to draw from.
     """
 
-    def __init__(self, size: int, batch: int, seed: int, first: int = 0) -> None:
-        self.size, self.batch, self.seed, self.first = size, batch, seed, first
+    def __init__(self, size: int, batch: int, seed: int, *, first: int = 0, assets: Path = ASSETS) -> None:
+        self.size, self.batch, self.seed, self.first, self.assets = size, batch, seed, first, assets
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Images (N, 3, size, size) uint8 channels last, masks (N, size, size) uint8 class ids."""
+        """Images (N, 3, size, size) uint8 channels last, masks (N, size, size) int16, 1 + the seen cut-out's number."""
         os.nice(5)
-        store = AssetStore.read(ASSETS)
+        store = AssetStore.read(self.assets)
+        numbers = {entry.file: 1 + place for place, entry in enumerate(seen_cutouts(store.manifest))}
         style = style_for(self.size)
         index = self.first
         while True:
@@ -82,11 +94,12 @@ class TrainingScenes(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
                         (self.size, self.size),
                         style,
                         backdrop=backdrop(store, dice, self.size),
+                        numbers=numbers,
                     )
                 )
                 index += 1
             images = np.stack([image for image, _ in pairs])
-            masks = np.stack([mask for _, mask in pairs])
+            masks = np.stack([mask for _, mask in pairs]).astype(np.int16)
             yield torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)
 
 
@@ -105,7 +118,7 @@ def main() -> None:
     arguments = parser.parse_args()
     images, masks = next(iter(TrainingScenes(arguments.size, 8, seed=1)))
     top = np.concatenate(list(images.permute(0, 2, 3, 1).numpy()), axis=1)
-    bottom = np.concatenate(list(masks.numpy() * 19), axis=1)
+    bottom = np.concatenate(list((masks.numpy() * 37 % 256).astype(np.uint8)), axis=1)
     Image.fromarray(np.concatenate([top, np.repeat(bottom[..., None], 3, axis=2)])).save(arguments.preview)
 
 

@@ -27,10 +27,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--recipe", type=Path, default=Path(__file__).with_name("recipe.toml"))
     parser.add_argument("--work", type=Path, required=True, help="the run's folder")
+    parser.add_argument("--assets", type=Path, default=ASSETS, help="the asset manifest it was trained on")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     name = tomllib.loads(arguments.recipe.read_text())["model"]
-    labels = read_assets(ASSETS).labels
+    labels = read_assets(arguments.assets).labels
     options = ModelOptions(num_classes=len(labels))
     model = build_model(name, "seg", options)
     state = torch.load(arguments.work / "state.pt", weights_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -147,7 +148,7 @@ def _cutout(store: AssetStore, entry: CutOut, dice: Dice, style: Style) -> Image
     return image.point(color + list(range(256)))
 
 
-def _paste(canvas: Image.Image, mask: Image.Image, cutout: Image.Image, class_id: int, dice: Dice) -> None:
+def _paste(canvas: Image.Image, mask: Image.Image, cutout: Image.Image, value: int, dice: Dice) -> None:
     left = round(dice.real(0.08, 0.92) * canvas.width - cutout.width / 2)
     top = round(dice.real(0.08, 0.92) * canvas.height - cutout.height / 2)
     alpha = cutout.getchannel("A")
@@ -158,7 +159,7 @@ def _paste(canvas: Image.Image, mask: Image.Image, cutout: Image.Image, class_id
     canvas.paste((12, 12, 16), (left + shift[0], top + shift[1]), shadow.point(_gain_table([depth], 0.0)))
     canvas.paste(cutout, (left, top), alpha)
     inside = alpha.point([0] * MASK_THRESHOLD + [255] * (256 - MASK_THRESHOLD))
-    mask.paste(class_id, (left, top), inside)
+    mask.paste(value, (left, top), inside)
 
 
 def compose(
@@ -169,7 +170,8 @@ def compose(
     style: Style,
     *,
     backdrop: Image.Image | None = None,
-) -> tuple[Pixels, Pixels]:
+    numbers: Mapping[str, int] | None = None,
+) -> tuple[Pixels, npt.NDArray[np.integer]]:
     """One scene and its mask.
 
     Args:
@@ -179,18 +181,20 @@ def compose(
         size: Height and width in pixels.
         style: Layout.
         backdrop: RGB picture of that size to use instead of one of the split's photographs.
+        numbers: What to write into the mask for each cut-out's file, instead of its class id.
 
     Returns:
-        (H, W, 3) uint8 RGB and (H, W) uint8 class ids, 0 the background; a pixel belongs to the topmost object
-        whose alpha is at least 128.
+        (H, W, 3) uint8 RGB and (H, W) uint8 class ids (int32 with `numbers`), 0 the background; a pixel belongs to
+        the topmost object whose alpha is at least 128.
     """
     canvas = photograph(store, split, dice, size) if backdrop is None else backdrop.copy()
-    mask = Image.new("L", canvas.size, 0)
+    mask = Image.new("L" if numbers is None else "I", canvas.size, 0)
     filled = [(number, entries) for number, entries in enumerate(store.classes(split), start=1) if entries]
     for _ in range(dice.whole(*style.objects)):
         class_id, entries = filled[dice.whole(0, len(filled) - 1)]
-        cutout = _cutout(store, entries[dice.whole(0, len(entries) - 1)], dice, style)
-        _paste(canvas, mask, cutout, class_id, dice)
+        entry = entries[dice.whole(0, len(entries) - 1)]
+        value = class_id if numbers is None else numbers[entry.file]
+        _paste(canvas, mask, _cutout(store, entry, dice, style), value, dice)
     image = np.asarray(canvas)
     if amplitude := dice.whole(0, style.noise):
         noisy = image + dice.noise(image.shape, amplitude)
@@ -217,7 +221,7 @@ class SceneDataset:
     def __len__(self) -> int:
         return len(self.order)
 
-    def load(self, index: int) -> tuple[Pixels, Pixels]:
+    def load(self, index: int) -> tuple[Pixels, npt.NDArray[np.integer]]:
         """Image (H, W, 3) uint8 RGB and mask (H, W) uint8 class ids of scene `index`."""
         part, within = self.order[index]
         return compose(self.store, part.split, Dice(part.seed, within), self.scenes.size, self.scenes.style)
