@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mscsa_deploy.models.spec import MODEL_NAMES, TASKS, ModelOptions, ModelSpec, build_model, model_spec
+from mscsa_deploy.models.spec import MODEL_NAMES, ModelOptions, ModelSpec, build_model, model_spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from torch import nn
 
     from mscsa_deploy.models.checkpoint_names import Named
 
@@ -49,8 +51,17 @@ class Difference:
 
 def model_shapes(name: str, task: str, options: ModelOptions) -> Shapes:
     """Names and shapes of a model's state dict; nothing is allocated."""
+    return shapes_in(empty_model(name, task, options))
+
+
+def empty_model(name: str, task: str, options: ModelOptions) -> nn.Module:
+    """A model whose tensors have shapes but no storage."""
     with torch.device("meta"):
-        model = build_model(name, task, options)
+        return build_model(name, task, options)
+
+
+def shapes_in(model: nn.Module) -> Shapes:
+    """Names and shapes of a model's state dict."""
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
@@ -136,19 +147,29 @@ def advice(shapes: Shapes, spec: ModelSpec, options: ModelOptions, difference: D
         ]
         return f"it fits with {', '.join(changes)} (options of the recipe)"
     best: tuple[int, str, str] | None = None
-    for name in MODEL_NAMES:
-        for task in TASKS:
-            if (name, task) == (spec.name, spec.task):
-                continue
-            found = compare(shapes, _shapes_for(name, task, shapes)).size
-            if best is None or found < best[0]:
-                best = (found, name, task)
-    if best is not None and best[0] == 0:
-        return f"it fits {best[1]} for {best[2]}"
+    for name, task in _likely_models(shapes):
+        found = compare(shapes, _shapes_for(name, task, shapes)).size
+        if found == 0:
+            return f"it fits {name} for {task}"
+        if best is None or found < best[0]:
+            best = (found, name, task)
     if best is not None and best[0] * 4 < difference.size:
         names = f"{best[0]} names differ instead of {difference.size}"
         return f"it looks more like {best[1]} for {best[2]} ({names})"
     return ""
+
+
+def _likely_models(shapes: Mapping[str, Shape]) -> list[tuple[str, str]]:
+    """Models of the zoo whose family, task and mixing module the names speak for; none if they name no family."""
+    families = {"topformer": "backbone.tpm.", "pvt_v2": "backbone.patch_embed1."}
+    task = "seg" if any(name.startswith("decode_head.") for name in shapes) else "cls"
+    mscsa = any(name.startswith("backbone.mscsa.") for name in shapes)
+    specs = [model_spec(name, task) for name in MODEL_NAMES]
+    return [
+        (spec.name, task)
+        for spec in specs
+        if spec.mscsa == mscsa and any(name.startswith(families[spec.family]) for name in shapes)
+    ]
 
 
 def _shapes_for(name: str, task: str, shapes: Shapes) -> Shapes:

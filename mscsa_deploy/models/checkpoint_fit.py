@@ -15,8 +15,9 @@ from mscsa_deploy.models.checkpoint_diff import (
     Difference,
     advice,
     compare,
+    empty_model,
     head_classes,
-    model_shapes,
+    shapes_in,
     shapes_of,
     table,
 )
@@ -24,7 +25,7 @@ from mscsa_deploy.models.checkpoint_names import Named, Rename, to_own_names
 from mscsa_deploy.models.spec import ModelOptions, build_model, model_spec, options_from
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 MODEL, TASK, OPTIONS = "mscsa_deploy.model", "mscsa_deploy.task", "mscsa_deploy.options"
@@ -104,7 +105,8 @@ def fit(
     named = to_own_names(checkpoint.tensors, key_map)
     shapes = shapes_of(named)
     options = _with_classes(checkpoint, options, head_classes(shapes), spec.num_classes, allow_partial)
-    want = model_shapes(model_name, task, options)
+    empty = empty_model(model_name, task, options)
+    want = shapes_in(empty)
     difference = compare(shapes, want)
     if difference and not allow_partial:
         hint = advice(shapes, spec, options, difference)
@@ -118,7 +120,7 @@ def fit(
     }
     if not state:
         raise CheckpointError(f"no tensor of checkpoint '{checkpoint.path}' fits {model_name} for {task}")
-    model = _filled(model_name, task, options, state, want)
+    model = _filled(empty, lambda: build_model(model_name, task, options), state)
     layout = f"{checkpoint.layout}, names of {named.layout}"
     report = FitReport(layout, len(state), difference, named.ignored, named.unused_rules)
     return Loaded(model, options, report)
@@ -211,23 +213,16 @@ def _checked(named: Named, name: str, *, want_float: bool) -> Tensor:
     return value
 
 
-def _filled(
-    name: str,
-    task: str,
-    options: ModelOptions,
-    state: dict[str, Tensor],
-    want: Mapping[str, tuple[int, ...]],
-) -> nn.Module:
+def _filled(empty: nn.Module, build: Callable[[], nn.Module], state: dict[str, Tensor]) -> nn.Module:
     """The model with `state`; what is not in it stays as a fixed seed initialises it."""
+    want = empty.state_dict()
     counters = {key: torch.zeros((), dtype=torch.int64) for key in want if key.endswith("num_batches_tracked")}
     state = counters | state
     if len(state) == len(want):
-        with torch.device("meta"):
-            model = build_model(name, task, options)
-        model.load_state_dict(state, assign=True)
-        return model.eval()
+        empty.load_state_dict(state, assign=True)
+        return empty.eval()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(FRESH_SEED)
-        model = build_model(name, task, options)
+        model = build()
     model.load_state_dict(state, strict=False)
     return model.eval()

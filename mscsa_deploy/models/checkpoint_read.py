@@ -11,6 +11,7 @@ import json
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from importlib import import_module
@@ -120,7 +121,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_pickle(path: Path) -> Any:
     try:
-        with torch.serialization.safe_globals(_plain_containers()):
+        with torch.serialization.safe_globals(_plain_containers()), warnings.catch_warnings():
+            # torch warns of old pickle protocols and storages; what matters is raised.
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except DAMAGED as error:
         text = str(error)
