@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,9 +79,9 @@ def read_samples(report: Report, directory: Path) -> dict[int, Array]:
 
 def _samples_ms(path: Path) -> Array:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             nanoseconds: Array = arrays["samples_ns"]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"the samples file '{path}' is damaged: {error}") from error
     milliseconds: Array = nanoseconds.astype(np.float64) / _NS_PER_MS
     return milliseconds

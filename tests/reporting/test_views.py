@@ -1,0 +1,258 @@
+"""Every view says what the report says, and the page needs nothing but itself."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import msgspec
+import numpy as np
+import pytest
+from rich.console import Console
+
+from mscsa_deploy.core.report import Latency, Report, Row
+from mscsa_deploy.errors import UserError
+from mscsa_deploy.reporting import cells
+from mscsa_deploy.reporting.console import render
+from mscsa_deploy.reporting.delimited import to_csv
+from mscsa_deploy.reporting.files import VIEWS, read_report, read_samples, write_report
+from mscsa_deploy.reporting.html import recommended_row, to_html
+from mscsa_deploy.reporting.markdown import to_markdown
+
+
+class Page(HTMLParser):
+    """Tags, addresses and text of a page; fails on tags that do not match."""
+
+    VOID = ("meta", "img", "link", "br", "hr", "input")
+
+    def __init__(self, text):
+        super().__init__()
+        self.addresses, self.tags, self.words, self.open = [], [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "action", "srcset", "data")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, _):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def replaced(report, **changes):
+    return msgspec.structs.replace(report, **changes)
+
+
+def test_write_report_leaves_every_view_and_reads_back_equal(report, tmp_path):
+    write_report(report, tmp_path)
+    assert all((tmp_path / name).stat().st_size > 1000 for name in VIEWS)
+    assert read_report(tmp_path) == report
+    assert read_report(tmp_path / "report.json") == report
+
+
+def test_html_needs_no_network_and_runs_no_script(report, tmp_path):
+    text = to_html(report, tmp_path)
+    page = Page(text)
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    assert len(page.addresses) == 2
+    assert all(address.startswith("data:image/jpeg;base64,") for address in page.addresses)
+    assert not re.search(r"url\(|@import|//(?!www\.w3\.org/2000/svg)\w", re.sub(r"data:[^\"]*", "", text))
+    assert "default-src 'none'" in text
+
+
+def test_html_holds_every_row_and_reason(report, tmp_path):
+    words = " ".join(" ".join(Page(to_html(report, tmp_path)).words).split())
+    for expected in (
+        "Ship OpenVINO INT8",
+        "no NVIDIA GPU on this machine",
+        "<Resize> has no fp16 kernel | on this CPU",
+        "the first tenth ran 7 % slower than the rest",
+        "QLinearConv",
+        "HardSwish stays in float: 29 % of the time.",
+        "AMD EPYC 9B14",
+        "paired bootstrap",
+        "1.71 MB",
+        "63.22",
+        "/head/gate: HardSigmoid has no integer kernel",
+    ):
+        assert expected in words, expected
+
+
+def test_html_escapes_what_comes_from_outside(report, tmp_path):
+    evil = replaced(report, command="<script>alert(1)</script>", pictures=())
+    row = replaced(report.rows[1], runtime="<b>x</b>", explanation=("<img src=x>",))
+    text = to_html(replaced(evil, rows=(row, *report.rows[2:])), tmp_path)
+    page = Page(text)
+    assert "script" not in page.tags
+    assert page.addresses == []
+    assert "<b>x" not in text
+    assert text.count("&lt;b&gt;x&lt;/b&gt;") >= 3  # table, plot and explanation
+
+
+def test_html_of_an_empty_report_is_a_page(tmp_path):
+    assert "Report" in " ".join(Page(to_html(Report(), tmp_path)).words)
+
+
+def test_html_without_labels_plots_agreement(report, tmp_path):
+    rows = tuple(replaced(row, metric=None) for row in report.rows)
+    words = " ".join(Page(to_html(replaced(report, rows=rows), tmp_path)).words)
+    assert "agreement with FP32, %" in words
+    assert "mIoU %" not in words
+
+
+def test_html_random_weights_are_said_aloud(report, tmp_path):
+    random = replaced(report, model=replaced(report.model, random_weights=True))
+    assert "never trained" in to_html(random, tmp_path)
+    assert "Random weights" in to_markdown(random)
+
+
+@pytest.mark.parametrize("name", ["../outside.png", "missing.png", "report.txt"])
+def test_html_picture_that_cannot_be_embedded_refused(report, tmp_path, name):
+    (tmp_path / "report.txt").write_text("no picture")
+    with pytest.raises(UserError, match="picture"):
+        to_html(replaced(report, pictures=(name,)), tmp_path)
+
+
+def test_recommended_row_is_the_measured_core_row(report):
+    row = recommended_row(report)
+    assert (row.runtime, row.precision, row.boundary) == ("openvino", "int8", "core")
+
+
+def test_markdown_table_has_one_line_per_row_and_escapes_bars(report):
+    text = to_markdown(report)
+    tables = [line for line in text.splitlines() if line.startswith("| ONNX Runtime | ")]
+    assert len(tables) == 4
+    widths = {line.count("|") - line.count("\\|") for line in text.splitlines() if line.startswith("| ")}
+    assert len(widths) <= 3  # one width per table
+    assert "kernel \\| on this CPU" in text
+    assert "**Passed.** Ship OpenVINO INT8" in text
+    assert "All rows: 1 thread." in text
+
+
+def test_csv_has_unrounded_numbers_and_no_formulas(report):
+    rows = (replaced(report.rows[1], recipe="=cmd()"), *report.rows[2:])
+    lines = list(csv.DictReader(io.StringIO(to_csv(replaced(report, rows=rows)))))
+    assert len(lines) == len(rows)
+    assert float(lines[0]["latency_ms.p50"]) == report.rows[1].latency_ms.p50
+    assert float(lines[0]["metric.drop_ci95.high"]) == report.rows[1].metric.drop_ci95[1]
+    assert lines[0]["recipe"] == "'=cmd()"
+    assert lines[-1]["latency_ms.p50"] == ""
+    assert lines[-1]["status"] == "failed"
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_console_fits_the_terminal_and_keeps_what_matters(report, width):
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(render(report))
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    text = " ".join(text.split())
+    for expected in ("1.93x", "[1.90, 1.97]", "7.61", "63.22", "(int8+fp32)", "✗", "no NVIDIA GPU", "95 % interval"):
+        assert expected in text
+    assert "…" not in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""),
+        (0.1234, "0.123"),
+        (0.99951, "1.00"),
+        (7.604, "7.60"),
+        (9.996, "10.0"),
+        (71.56, "71.6"),
+        (131.5, "132"),
+    ],
+)
+def test_number_has_three_digits(value, text):
+    assert cells.number(value) == text
+
+
+def test_p90_is_only_given_where_supported():
+    few = Latency(min=1, mean=1, p50=1, samples=50, cv=0.1, ci95=(1, 1))
+    assert cells.p90(few) == ""
+    assert cells.p90(msgspec.structs.replace(few, p90_early_stopping=2.5)) == "≤ 2.50"
+    assert cells.p90(msgspec.structs.replace(few, p90=2.0, p90_early_stopping=2.5)) == "2.00"
+
+
+def test_agreement_is_never_rounded_up_to_all(report):
+    parity = report.rows[0].parity
+    row = replaced(report.rows[0], parity=replaced(parity, argmax_agreement=99.9996))
+    assert cells.agreement(row) == "99.99"
+    assert cells.agreement(replaced(row, parity=replaced(parity, argmax_agreement=100.0))) == "100"
+
+
+def test_drop_gain_is_negative_and_zero_has_no_sign(report):
+    metric = report.rows[0].metric
+    assert (
+        cells.drop(replaced(metric, drop=-0.5, drop_ci95=(-1.0, 0.001)))
+        == "\N{MINUS SIGN}0.50 [\N{MINUS SIGN}1.00, 0.00]"
+    )
+    assert cells.drop(replaced(metric, drop=-0.001, drop_ci95=None)) == "0.00"
+
+
+def test_read_samples_finds_raw_latencies_in_milliseconds(report, tmp_path):
+    samples = read_samples(report, tmp_path)
+    assert sorted(samples) == list(range(8))
+    # nanoseconds are whole numbers
+    assert np.median(samples[1]) == pytest.approx(report.rows[1].latency_ms.p50, abs=1e-5)
+
+
+def test_read_samples_damaged_file_refused(report, tmp_path):
+    (tmp_path / report.rows[0].samples_file).write_bytes(b"PK\x03\x04 no")
+    with pytest.raises(UserError, match="is damaged"):
+        read_samples(report, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(b"{", "not valid JSON", id="json"),
+        pytest.param(b"[]", "not a report", id="list"),
+        pytest.param(b'{"schema": 1}', "not a report", id="no rows"),
+        pytest.param(b'{"schema": 7, "rows": []}', "schema 7, this version reads up to 1", id="newer"),
+        pytest.param(b'{"schema": 1, "rows": [{"runtime": 3}]}', "runtime", id="field"),
+        pytest.param(b"\xff\xfe", "not valid JSON", id="bytes"),
+    ],
+)
+def test_read_report_damaged_refused(tmp_path, content, message):
+    (tmp_path / "report.json").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_report(tmp_path)
+
+
+def test_read_report_missing_refused(tmp_path):
+    with pytest.raises(UserError, match="cannot read the report"):
+        read_report(tmp_path / "none.json")
+
+
+def test_report_schema_keys_are_those_of_the_documents(report, tmp_path):
+    write_report(report, tmp_path)
+    plain = json.loads((tmp_path / "report.json").read_text())
+    assert {"schema", "environment", "model", "stages", "rows", "verdict"} <= set(plain)
+    wanted = {"runtime", "runtime_version", "profile", "precision", "executed_precision", "boundary", "mode", "device",
+              "threads", "batch", "input_size", "artifact", "sha256", "recipe", "latency_ms", "stable", "samples_file",
+              "fps", "load_ms", "peak_rss_bytes", "size_bytes", "speedup_vs_fp32", "speedup_vs_optimised_fp32",
+              "metric", "parity", "status", "reason"}  # fmt: skip
+    assert wanted <= set(plain["rows"][0])
+
+
+def test_groups_keep_boundaries_and_modes_apart(report):
+    paced = Row(runtime="fake", precision="fp32", status="not run", mode="paced")
+    assert list(cells.groups(replaced(report, rows=(*report.rows, paced)))) == [
+        "Network only",
+        "End to end (picture bytes to answer)",
+        "Network only, at a fixed rate",
+    ]
