@@ -13,7 +13,7 @@ from mscsa_deploy.core.report import Paced, Parts, Ratio, Row, Status
 from mscsa_deploy.timing.journal import RowRun
 from mscsa_deploy.timing.messages import Block
 from mscsa_deploy.timing.plan import Preset, Role
-from mscsa_deploy.timing.statistics import NS_PER_MS, paired_ratio, summarize
+from mscsa_deploy.timing.statistics import NS_PER_MS, Samples, paired_ratio, summarize
 
 ROLE_WORDS: dict[Role, str] = {
     "fp32": "pinned FP32 of the plain export",
@@ -42,7 +42,7 @@ def ratio_to(run: RowRun, reference: RowRun) -> Ratio | None:
     return paired_ratio(both[0], both[1], label=ROLE_WORDS[reference.spec.role])
 
 
-def _comparable(block: Block, run: RowRun) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _comparable(block: Block, run: RowRun) -> Samples:
     if run.spec.mode == "throughput":
         return np.array([block.wall_ns / len(block.samples_ns)]).astype(np.int64)
     return np.array(block.samples_ns, dtype=np.int64)
@@ -65,6 +65,21 @@ def write_samples(run: RowRun, folder: Path, number: int) -> str:
                 arrays.setdefault(f"{part}_ns", []).extend(values)
     np.savez_compressed(folder / name, **{key: np.array(v, np.int64) for key, v in arrays.items()})  # type: ignore[arg-type]  # the stub takes the names for its own flags
     return name
+
+
+def ratio_of_files(candidate: Path, reference: Path, *, label: str) -> Ratio:
+    """As `ratio_to`, from the sample files of two rows of one group.
+
+    Raises:
+        UserError: They have no round in common, so that nothing ran side by side.
+    """
+    blocks: list[dict[int, Samples]] = []
+    for path in (reference, candidate):
+        with np.load(path) as arrays:
+            samples, rounds = arrays["samples_ns"], arrays["round"]
+        blocks.append({int(number): samples[rounds == number] for number in np.unique(rounds)})
+    common = sorted(blocks[0].keys() & blocks[1].keys())
+    return paired_ratio([blocks[0][number] for number in common], [blocks[1][number] for number in common], label=label)
 
 
 def make_row(run: RowRun, runs: Sequence[RowRun], preset: Preset, *, samples_file: str) -> Row:

@@ -1,0 +1,278 @@
+"""Run a comparison suite: this project's bundle against what a user would pick instead.
+
+    python benchmarks/run.py benchmarks/against_stock.toml [--bundle DIR] [--quick] [--resume]
+
+Without --bundle, `mscsa-deploy deploy` makes one first. Every row is a process of its own; all rows of the suite
+take turns block by block, so that any two can be compared by the ratio of blocks that ran side by side.
+The result is one file, benchmarks/results/<suite>__<device>__<runtime>-<version>....json, with the environment and
+the command; the raw samples lie beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import logging
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from stock import MAKERS
+
+from mscsa_deploy.core.artifact import Artifact, MadeBy
+from mscsa_deploy.core.config import Config, read_json, read_toml, to_json, to_plain
+from mscsa_deploy.core.environment import read_environment
+from mscsa_deploy.core.files import cache_root, content_key
+from mscsa_deploy.core.report import Boundary, ModelRecord, Report, Row
+from mscsa_deploy.runtimes.protocol import KINDS, SessionSettings
+from mscsa_deploy.timing.plan import Preset, Role, preset
+from mscsa_deploy.timing.rows import ratio_of_files
+from mscsa_deploy.workflow.evaluate import ImageSet
+from mscsa_deploy.workflow.images import open_images
+from mscsa_deploy.workflow.measure import Measurement, measure_variants
+from mscsa_deploy.workflow.prepare import ModelRequest, Prepared, prepare
+from mscsa_deploy.workflow.score import score_variants
+from mscsa_deploy.workflow.variants import Variant
+
+RESULTS = Path(__file__).parent / "results"
+OURS = "this project"
+
+
+class Stock(Config, frozen=True, kw_only=True):
+    """One alternative: how its file is made (a name in `stock.MAKERS`) and on what it runs."""
+
+    name: str
+    make: str
+    runtime: str
+    precision: str = "fp32"
+    role: Role = ""
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class Suite(Config, frozen=True, kw_only=True):
+    """One comparison.
+
+    Args:
+        name: Of the suite and its result.
+        model: Zoo name.
+        random_weights: Seed of random weights; None takes those that ship.
+        task: ``"cls"`` or ``"seg"``.
+        calibration: Images the stock quantizers see.
+        calibration_images: How many of them.
+        evaluation: Images that accuracy is quoted on.
+        boundaries: What is timed.
+        threads: Compute threads of every row.
+        preset: Fields that replace those of the full preset.
+        stock: The alternatives.
+    """
+
+    name: str
+    model: str
+    random_weights: int | None = None
+    task: Literal["cls", "seg"]
+    calibration: str
+    calibration_images: int
+    evaluation: str
+    boundaries: tuple[Boundary, ...]
+    threads: int = 1
+    preset: dict[str, Any] = msgspec.field(default_factory=dict)
+    stock: tuple[Stock, ...]
+
+
+def main() -> None:
+    """Parse, build what is compared, measure, score, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("suite", type=Path)
+    parser.add_argument("--bundle", type=Path, help="a bundle that 'deploy' made for the suite's model")
+    parser.add_argument("--quick", action="store_true", help="the quick preset, to try the suite out")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    suite = read_toml(given.suite, Suite)
+    prepared = _prepare(suite)
+    work = cache_root() / "benchmarks" / content_key({"suite": to_plain(suite), "model": prepared.key})
+    work.mkdir(parents=True, exist_ok=True)
+    bundle = given.bundle or _deploy(suite, work / "bundle")
+    variants = [*_stock_variants(suite, prepared, work), *_our_variants(suite, bundle)]
+    plan = preset("quick") if given.quick else preset("full", **suite.preset)
+    report = _measure(suite, prepared, variants, plan, work=work, resume=given.resume)
+    print(f"wrote {_write(suite, report, work)}")
+
+
+def _prepare(suite: Suite) -> Prepared:
+    request = ModelRequest(model=suite.model, task=suite.task, random_weights=suite.random_weights)
+    return prepare(request)
+
+
+def _deploy(suite: Suite, place: Path) -> Path:
+    if not place.exists():
+        command = ["deploy", suite.model, "--task", suite.task, "-o", str(place)]
+        if suite.random_weights is not None:
+            command += ["--random-weights", str(suite.random_weights)]
+        print("$ mscsa-deploy", shlex.join(command), file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "mscsa_deploy", *command], check=True)  # noqa: S603 - our own command
+    return place
+
+
+def _stock_variants(suite: Suite, prepared: Prepared, work: Path) -> list[Variant]:
+    calibration = _images(suite, prepared, suite.calibration, suite.calibration_images)
+    folder = work / "stock"
+    folder.mkdir(exist_ok=True)
+    made: dict[str, Path] = {}
+    for name in MAKERS:
+        if any(stock.make == name for stock in suite.stock):
+            print(f"making {name}", file=sys.stderr)
+            made[name] = MAKERS[name](prepared, calibration, folder)
+    return [
+        Variant(
+            runtime=stock.runtime, precision=stock.precision, recipe=stock.name, role=stock.role,
+            artifact=_artifact(made[stock.make], stock.precision),
+            settings=SessionSettings(threads=suite.threads, precision=stock.precision, options=stock.options),
+        )
+        for stock in suite.stock
+    ]  # fmt: skip
+
+
+def _our_variants(suite: Suite, bundle: Path) -> list[Variant]:
+    """The bundle's own artefacts that ran, once per runtime and precision."""
+    rows = read_json(bundle / "report.json", Report).rows
+    variants: dict[tuple[str, str, str], Variant] = {}
+    for row in rows:
+        path = bundle / row.artifact
+        if row.status != "ok" or not row.artifact or not path.is_file() or row.boundary != suite.boundaries[0]:
+            continue
+        variants.setdefault(
+            (row.runtime, row.precision, row.artifact),
+            Variant(
+                runtime=row.runtime, precision=row.precision, artifact=_artifact(path, row.precision),
+                place=row.artifact, recipe=f"{OURS}: {row.recipe}" if row.recipe else OURS,
+                role="optimised_fp32" if row.precision == "fp32" else "",
+                settings=SessionSettings(
+                    threads=suite.threads, precision=row.precision, options=row.details.get("options", {})
+                ),
+            ),
+        )  # fmt: skip
+    return list(variants.values())
+
+
+def _artifact(path: Path, precision: str) -> Artifact:
+    return Artifact.of(
+        path, kind=KINDS[path.suffix], precision=precision, inputs=(), outputs=(), made_by=MadeBy(stage="benchmark")
+    )
+
+
+def _images(suite: Suite, prepared: Prepared, place: str, limit: int | None = None) -> ImageSet:
+    dataset = open_images(place, suite.task)
+    return ImageSet(dataset, prepared.preprocess, suite.task, prepared.classes, limit)
+
+
+def _measure(
+    suite: Suite, prepared: Prepared, variants: list[Variant], plan: Preset, *, work: Path, resume: bool
+) -> Report:
+    environment = read_environment()
+    images = _images(suite, prepared, suite.evaluation)
+    samples = work / "samples"
+    measurement = Measurement(
+        group=suite.model, images=images, boundaries=suite.boundaries, preset=plan, profile="", threads=suite.threads,
+        explain=True,
+    )  # fmt: skip
+    made = measure_variants(
+        variants, measurement, work=work, samples_dir=samples, fingerprint=environment.fingerprint(),
+        resume=resume, progress=_tell,
+    )  # fmt: skip
+    scores = score_variants(variants, images, work=work, progress=_tell)
+    rows = []
+    for (position, _), row in made.items():
+        score = scores[position]
+        metric = None if score is None else score.metric(scores[0])
+        rows.append(msgspec.structs.replace(row, metric=metric))
+    return Report(
+        created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        command=shlex.join(["python", "benchmarks/run.py", *map(_shown, sys.argv[1:])]),
+        environment={**to_plain(environment), "fingerprint": environment.fingerprint()},
+        model=ModelRecord(
+            name=suite.model, task=suite.task, sha256=prepared.source_sha256, input_size=prepared.size,
+            classes=prepared.classes, random_weights=prepared.random_weights is not None,
+        ),
+        data={"preset": to_plain(plan), "comparisons": _comparisons(rows, samples)},
+        rows=tuple(rows),
+    )  # fmt: skip
+
+
+def _shown(argument: str) -> str:
+    """An argument without the machine's directories."""
+    path = Path(argument)
+    return path.name if path.is_absolute() else argument
+
+
+def _comparisons(rows: list[Row], samples: Path) -> list[dict[str, Any]]:
+    """Every row of this project against every alternative on the same boundary, by blocks of the same round."""
+    found = []
+    for ours in rows:
+        for other in rows:
+            if not ours.recipe.startswith(OURS) or other.recipe.startswith(OURS):
+                continue
+            if ours.boundary != other.boundary or not (ours.samples_file and other.samples_file):
+                continue
+            label = f"{other.recipe} on {other.runtime} ({other.precision})"
+            ratio = ratio_of_files(samples / ours.samples_file, samples / other.samples_file, label=label)
+            found.append(
+                {
+                    "runtime": ours.runtime, "precision": ours.precision, "recipe": ours.recipe,
+                    "boundary": ours.boundary, "faster_than": label, "same_runtime": ours.runtime == other.runtime,
+                    "ratio": ratio.value, "ci95": ratio.ci95, "blocks": ratio.blocks,
+                }
+            )  # fmt: skip
+    return found
+
+
+def _write(suite: Suite, report: Report, work: Path) -> Path:
+    versions = sorted({f"{row.runtime}-{row.runtime_version}" for row in report.rows if row.runtime_version})
+    device = re.sub(r"[^A-Za-z0-9]+", "-", str(report.environment.get("cpu", "cpu"))).strip("-").lower()
+    stem = "__".join([suite.name, device, "+".join(versions)])
+    RESULTS.mkdir(exist_ok=True)
+    place = RESULTS / f"{stem}.json"
+    place.write_bytes(to_json(report))
+    shutil.copytree(work / "samples", RESULTS / f"{stem}.samples", dirs_exist_ok=True)
+    place.with_suffix(".md").write_text(_table(report))
+    return place
+
+
+def _table(report: Report) -> str:
+    head = "| boundary | runtime | precision | made by | p50 ms | 95 % | p90 ms | CV | mIoU | peak MiB | executed |"
+    lines = [f"`{report.command}`, {report.created}", "", head, "|" + "---|" * 11]
+    for row in sorted(report.rows, key=lambda r: (r.boundary, r.runtime, r.precision)):
+        if row.latency_ms is None:
+            lines.append(
+                f"| {row.boundary} | {row.runtime} | {row.precision} | {row.recipe} | {row.status}: {row.reason} |"
+            )
+            continue
+        latency, low, high = row.latency_ms, *row.latency_ms.ci95
+        mark = "" if row.stable else " (unstable)"
+        p90 = "" if latency.p90 is None else f"{latency.p90:.2f}"
+        metric = "" if row.metric is None else f"{row.metric.value:.2f}"
+        memory = "" if row.peak_rss_bytes is None else f"{row.peak_rss_bytes >> 20}"
+        lines.append(
+            f"| {row.boundary} | {row.runtime} | {row.precision} | {row.recipe} | {latency.p50:.2f}{mark} "
+            f"| {low:.2f}-{high:.2f} | {p90} | {latency.cv:.2f} | {metric} | {memory} | {row.executed_precision} |"
+        )
+    lines += ["", "| ours | faster than | boundary | ratio | 95 % |", "|---|---|---|---|---|"]
+    for entry in report.data["comparisons"]:
+        lines.append(
+            f"| {entry['runtime']} {entry['precision']} | {entry['faster_than']} | {entry['boundary']} "
+            f"| {entry['ratio']:.2f} | {entry['ci95'][0]:.2f}-{entry['ci95'][1]:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _tell(done: int, total: int, label: str) -> None:
+    print(f"\r{done}/{total} {label:<80}", end="", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
