@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import onnx
+import onnx_ir as ir
 
 from mscsa_deploy.calibration.source import HALF_SCALE_OPSET, opset_of
 from mscsa_deploy.errors import StageError
+from mscsa_deploy.graphs.half import ToHalf
 
 
 def to_half_rest(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -15,19 +17,11 @@ def to_half_rest(model: onnx.ModelProto) -> onnx.ModelProto:
         model: Opset 19 or later, since Q/DQ scales are float16 only from there.
 
     Raises:
-        StageError: The opset is older, or the conversion failed.
+        StageError: The opset is older, or nothing could be converted.
     """
-    from onnxruntime.quantization.onnx_model import ONNXModel
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
     if opset_of(model) < HALF_SCALE_OPSET:
-        raise StageError("fp16", "the quantized graph", f"opset {opset_of(model)} has no float16 scales, 19 has")
-    try:
-        converted = convert_float_to_float16(model, keep_io_types=True, op_block_list=[])
-    except (ValueError, RuntimeError) as error:
-        raise StageError("fp16", "the quantized graph", str(error)) from error
-    # The helper appends its input casts at the end of the node list.
-    ordered = ONNXModel(converted)
-    ordered.topological_sort()
-    assert isinstance(ordered.model, onnx.ModelProto)
-    return ordered.model
+        raise StageError("fp16", "the quantized graph", f"opset {opset_of(model)} has no float16 scales")
+    graph = ir.from_proto(model)
+    if not ToHalf()(graph).modified:
+        raise StageError("fp16", "the quantized graph", "it holds nothing that can be float16")
+    return ir.to_proto(graph)
