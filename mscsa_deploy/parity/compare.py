@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mscsa_deploy.core.report import ParityNumbers
-from mscsa_deploy.core.report import ParityNumbers
 from mscsa_deploy.errors import SpecError, UserError
 
 if TYPE_CHECKING:

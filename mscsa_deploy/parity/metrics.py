@@ -94,9 +94,7 @@ class ConfusionMatrix:
 
     def __init__(self, num_classes: int, *, ignore: int = IGNORE) -> None:
         if num_classes < 1:
-            raise UserError(
-                f"a metric over {num_classes} classes", hint="the model must have at least one class"
-            )
+            raise UserError(f"a metric over {num_classes} classes", hint="the model must have at least one class")
         self.num_classes = num_classes
         self.ignore = ignore
         self._total = np.zeros((num_classes, num_classes), dtype=np.int64)
@@ -206,9 +204,7 @@ class TopK:
             )
         classes = scores.shape[1]
         if labels.size and not 0 <= labels.min() <= labels.max() < classes:
-            raise SpecError(
-                f"a label lies outside 0..{classes - 1}: {int(labels.min())}..{int(labels.max())}"
-            )
+            raise SpecError(f"a label lies outside 0..{classes - 1}: {int(labels.min())}..{int(labels.max())}")
         true = np.take_along_axis(scores, labels[:, None].astype(np.int64), axis=1)
         ahead = (scores == true) & (np.arange(classes)[None, :] < labels[:, None])
         rank = np.count_nonzero((scores > true) | ahead, axis=1)

@@ -47,9 +47,7 @@ class Tolerance:
         if not self.why.strip():
             raise UserError("a tolerance without a reason", hint="say in 'why' what causes the difference")
         if not limits:
-            raise UserError(
-                "a tolerance that limits nothing", hint=f"set at least one of {', '.join(METRICS)}"
-            )
+            raise UserError("a tolerance that limits nothing", hint=f"set at least one of {', '.join(METRICS)}")
         for metric, limit in limits.items():
             if math.isnan(limit):
                 raise UserError(f"tolerance '{metric}' is not a number")
@@ -167,9 +165,7 @@ def override(tolerance: Tolerance, output: str, overrides: Mapping[str, Mapping[
     return replace(tolerance, **given, why=f"{tolerance.why}; overridden by the caller: {sorted(given)}")
 
 
-def parse_overrides(
-    texts: Iterable[str], *, outputs: Iterable[str] | None = None
-) -> dict[str, dict[str, float]]:
+def parse_overrides(texts: Iterable[str], *, outputs: Iterable[str] | None = None) -> dict[str, dict[str, float]]:
     """``OUTPUT.METRIC=VALUE`` settings as {output: {metric: value}}; an output's name may itself hold dots.
 
     Raises:

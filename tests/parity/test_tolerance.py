@@ -32,9 +32,7 @@ def test_check_within_limits_passes():
 def test_check_beyond_a_limit_names_metric_value_and_worst_image():
     comparator = Comparator()
     comparator.add(REFERENCE, np.array([[0.0, 1.0], [0.25, 1.0]], np.float32), names=("fine.jpg", "odd.jpg"))
-    with pytest.raises(
-        GateError, match=r"cand on ort: 'logits' has max_abs_over_range 0\.25.*odd\.jpg"
-    ) as caught:
+    with pytest.raises(GateError, match=r"cand on ort: 'logits' has max_abs_over_range 0\.25.*odd\.jpg") as caught:
         check("logits", comparator.result(), tolerance_for("fp32"), subject="cand on ort")
     assert caught.value.exit_code == 5
     assert "fine.jpg" not in str(caught.value)
