@@ -99,14 +99,14 @@ def test_fault_of_a_runtime_on_the_same_file_is_named(reference, feeds, tmp_path
 def test_fault_that_a_later_tensor_masks_is_traced_back(feeds, tmp_path):
     body = """{
         first = Sigmoid(image)
-        masked1 = Mul(first, low)
+        masked1 = Sub(first, first)
         masked2 = Relu(masked1)
         masked3 = Add(masked2, one)
         logits = Add(first, masked3)
     }"""
     masked = save(GRAPH[: GRAPH.index("{\n    left1")] + body, tmp_path / "masked.onnx")
     candidate = with_fault(masked, "first", tmp_path / "candidate.onnx", 1.05)
-    # masked2 is asked first, agrees (zero on both sides) and clears the culprit by mistake
+    # masked1 is asked first, agrees (zero on both sides) and clears the culprit by mistake
     found = first_divergence(Side(masked, run), Side(candidate, run), feeds, TIGHT, work=tmp_path)
     assert found.tensor == "first"
 
