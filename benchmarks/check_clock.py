@@ -1,0 +1,103 @@
+"""Check the measuring itself: our worker against an independent loop around ONNX Runtime, block by block.
+
+    python benchmarks/check_clock.py MODEL.onnx [--rounds 40] [--limit 0.03]
+
+The independent loop shares no code with the package: the vendor's session, `time.monotonic_ns`, its own process.
+Blocks take turns, so that both see the same machine; ends with status 1 if the paired ratio of medians is further
+from 1 than the limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+SECONDS = 0.5
+
+
+def independent(model: str, inputs: str) -> None:
+    """Answer each line on standard input with one block of nanoseconds; no import of ours."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    feeds = list(np.load(inputs)[name])
+    count = 0
+    for _ in sys.stdin:
+        taken: list[int] = []
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end:
+            feed = {name: feeds[count % len(feeds)]}
+            begin = time.monotonic_ns()
+            session.run(None, feed)
+            taken.append(time.monotonic_ns() - begin)
+            count += 1
+        print(json.dumps(taken), flush=True)
+
+
+def compare(model: Path, rounds: int, limit: float) -> int:
+    """Interleave both; the exit status."""
+    from mscsa_deploy.runtimes import RUNTIMES
+    from mscsa_deploy.runtimes.protocol import SessionSettings
+    from mscsa_deploy.timing import messages
+    from mscsa_deploy.timing.inputs import write_random_inputs
+    from mscsa_deploy.timing.plan import RowSpec
+    from mscsa_deploy.timing.process import Worker
+    from mscsa_deploy.timing.statistics import paired_ratio
+
+    with tempfile.TemporaryDirectory() as folder:
+        with RUNTIMES.load("onnxruntime")().load(model, SessionSettings()) as session:
+            inputs = write_random_inputs(Path(folder) / "inputs.npz", session.inputs)
+        other = subprocess.Popen(  # noqa: S603 - this very script
+            [sys.executable, __file__, "--independent", str(model), inputs.path],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert other.stdin is not None
+        assert other.stdout is not None
+        worker = Worker()
+        try:
+            spec = RowSpec(group="check", runtime="onnxruntime", precision="fp32", path=str(model), core=inputs)
+            worker.ask(messages.Load(spec=spec), messages.Loaded, timeout_seconds=120)
+            command = messages.Measure(runs=1, seconds=SECONDS, cap_seconds=60, rewarm_runs=3)
+            ours, theirs = [], []
+            for number in range(rounds + 1):
+                for side in (0, 1) if number % 2 else (1, 0):
+                    if side:
+                        block = worker.ask(command, messages.Block, timeout_seconds=120)
+                        ours.append(np.array(block.samples_ns))
+                    else:
+                        other.stdin.write("go\n")
+                        other.stdin.flush()
+                        theirs.append(np.array(json.loads(other.stdout.readline())[3:]))
+        finally:
+            worker.close()
+            other.stdin.close()
+            other.wait()
+    # The first round warms both up.
+    ratio = paired_ratio(theirs[1:], ours[1:], label="the independent loop")
+    low, high = ratio.ci95
+    print(
+        f"independent / ours, medians of {ratio.blocks} paired blocks: {ratio.value:.4f} (95 % {low:.4f} to {high:.4f})"
+    )
+    return 0 if abs(ratio.value - 1) <= limit else 1
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--independent"]:
+        independent(*sys.argv[2:4])
+    else:
+        parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+        parser.add_argument("model", type=Path)
+        parser.add_argument("--rounds", type=int, default=40)
+        parser.add_argument("--limit", type=float, default=0.03)
+        given = parser.parse_args()
+        sys.exit(compare(given.model, given.rounds, given.limit))
