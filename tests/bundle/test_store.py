@@ -57,10 +57,11 @@ def test_read_bundle_missing_file_refused(bundle):
         read_bundle(bundle.root)
 
 
-def test_read_bundle_file_replaced_by_link_refused(bundle, tmp_path):
+@pytest.mark.parametrize("place", ["../elsewhere.onnx", "inside.onnx"])
+def test_read_bundle_file_replaced_by_link_refused(bundle, place):
     path = bundle.file("model.onnx")
-    path.rename(tmp_path / "elsewhere.onnx")
-    path.symlink_to(tmp_path / "elsewhere.onnx")
+    path.rename(bundle.root / place)
+    path.symlink_to(bundle.root / place)
     with pytest.raises(UserError, match="is a link"):
         read_bundle(bundle.root)
 
