@@ -78,11 +78,22 @@ class Preset(Config, frozen=True, kw_only=True):
 
 PRESETS = MappingProxyType(
     {
+        "smoke": Preset(
+            name="smoke",
+            min_seconds=0.1,
+            min_samples=8,
+            row_cap_seconds=2.0,
+            blocks=2,
+            warmup_runs=1,
+            warmup_seconds=0.0,
+            rewarm_runs=1,
+            remeasures=0,
+        ),
         "quick": Preset(name="quick", min_seconds=3.0, min_samples=104, row_cap_seconds=20.0, blocks=13, remeasures=1),
         "full": Preset(name="full", min_seconds=60.0, min_samples=1024, row_cap_seconds=180.0, blocks=32, remeasures=2),
     }
 )
-"""quick: p90 is supported (100 samples); full: MLPerf Mobile's 60 s and 1,024 samples, so p99 is too."""
+"""smoke: shows that everything runs, says nothing about speed; quick: p90 is supported (100 samples); full: MLPerf Mobile's 60 s and 1,024 samples, so p99 is too."""
 
 
 def preset(name: str, **overrides: Any) -> Preset:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mscsa_deploy.graphs.metadata import ModelInfo
     from mscsa_deploy.imaging.preprocess import Preprocess
     from mscsa_deploy.models.checkpoint import FitReport
+    from mscsa_deploy.models.spec import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,7 @@ class ModelRequest:
     """
 
     model: str
-    task: str | None = None
+    task: Task | None = None
     checkpoint: Path | None = None
     key_map: Path | None = None
     allow_partial: bool = False
@@ -142,31 +143,16 @@ def prepare(request: ModelRequest) -> Prepared:
 
 def _recipe_of(request: ModelRequest) -> tuple[ExportRecipe, Path | None]:
     """The recipe that the request names, and the weights that come with it."""
-    from mscsa_deploy.core.shipped import shipped_names
-    from mscsa_deploy.errors import unknown_name
-    from mscsa_deploy.export.recipe import ExportRecipe, read_recipe, weights_path
-    from mscsa_deploy.models.spec import MODEL_NAMES, TASKS
+    from mscsa_deploy.export.source import resolve_model_argument
 
-    name = request.model.removesuffix(".toml")
-    recipes = shipped_names("export")
-    if request.model in MODEL_NAMES:
-        if request.task is None:
-            with_weights = [f"{name}.{task}" for task in TASKS if f"{name}.{task}" in recipes]
-            if len(with_weights) != 1:
-                raise UserError(f"'{name}' exists for cls and for seg", hint="say which with --task cls or --task seg")
-            name = with_weights[0]
-        else:
-            name = f"{name}.{request.task}"
-        if name not in recipes:
-            model, _, task = name.rpartition(".")
-            return ExportRecipe(model=model, task=task), None  # type: ignore[arg-type]  # checked by the caller's choice
-    elif not Path(request.model).is_file() and name not in recipes:
-        raise unknown_name("model or export recipe", request.model, [*MODEL_NAMES, *recipes])
-    place = request.model if Path(request.model).is_file() else name
-    recipe = read_recipe(place)
-    if request.task not in (None, recipe.task):
-        raise UserError(f"'{request.model}' is a recipe for {recipe.task}, not for {request.task}")
-    return recipe, weights_path(place)
+    own = request.checkpoint is not None or request.random_weights is not None
+    source = resolve_model_argument(request.model, task=request.task, own_weights=own)
+    if source.recipe is None:
+        raise UserError(
+            f"'{request.model}' is {source.kind}, and there is nothing to export in it",
+            hint="name a model of 'mscsa-deploy models' or an export recipe",
+        )
+    return source.recipe, source.weights
 
 
 def _with_random_weights(recipe: ExportRecipe, request: ModelRequest) -> Prepared:

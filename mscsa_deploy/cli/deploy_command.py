@@ -1,0 +1,64 @@
+"""`mscsa-deploy deploy`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mscsa_deploy.cli.options import NAMES, checkpoint_options, output_options
+from mscsa_deploy.cli.terminal import Terminal, common_options
+
+
+@click.command("deploy")
+@click.argument("model")
+@checkpoint_options
+@click.option("--calibration", default="calibration", show_default=True, help="Images that INT8 ranges come from.")
+@click.option("--validation", default="validation", show_default=True, help="Images that choices are scored on.")
+@click.option("--evaluation", default="evaluation", show_default=True, help="Images that the report quotes.")
+@click.option("--calibration-images", type=click.IntRange(min=1), help="Use at most so many of them.")
+@click.option("--evaluation-images", type=click.IntRange(min=1), help="Use at most so many of them.")
+@click.option("--runtime", "runtimes", type=NAMES, help="Runtimes to deploy for (default: the device profile's).")
+@click.option("--device", metavar="PROFILE", help="Device profile (default: this machine's).")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads per session (default: the profile's).")
+@click.option("--preset", type=click.Choice(["smoke", "quick", "full"]), default="quick", show_default=True, help="Timing.")
+@click.option("--max-drop", type=float, help="Largest accepted INT8 drop in points (default 0.5 mIoU, 0.3 top-1).")
+@click.option("--require-int8", is_flag=True, help="Fail unless an INT8 artefact is within budget and faster.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@output_options
+@common_options
+def command(terminal: Terminal, out: Path, *, force: bool, dry_run: bool, **settings: Any) -> int:
+    """All stages: checkpoint to verified ONNX, INT8 per runtime, accuracy, latency, report and bundle.
+
+    MODEL is a name of `mscsa-deploy models`, or an export recipe (a TOML file, or a shipped one's name).
+    Image sets are folders, CSV lists, or the shipped sets calibration, validation and evaluation.
+    """
+    from mscsa_deploy.workflow.deploy import make_plan, run_deploy
+    from mscsa_deploy.workflow.deployment import DeployRequest
+
+    request = DeployRequest(**settings, command=_command_line())
+    if dry_run:
+        plan = make_plan(request)
+        terminal.document({"profile": plan.profile.name, "runtimes": plan.runtimes, "recipes": plan.recipes})
+        terminal.show(
+            f"profile {plan.profile.name}: {plan.why_profile}",
+            f"runtimes: {', '.join(plan.runtimes)}",
+            *(f"INT8 for {name}: recipe {recipe}" for name, recipe in plan.recipes.items()),
+            f"images: {request.calibration}, {request.validation}, {request.evaluation}",
+        )
+        return 0
+    with terminal.progress() as progress:
+        finished = run_deploy(request, out, force=force, progress=progress)
+    terminal.document(finished.report)
+    from mscsa_deploy.reporting.console import render
+
+    terminal.show(render(finished.report), f"report: {out / 'report.html'}")
+    return finished.exit_code
+
+
+def _command_line() -> str:
+    """The command as typed, without the path of the program."""
+    return shlex.join(["mscsa-deploy", *sys.argv[1:]])
