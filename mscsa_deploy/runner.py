@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -62,7 +62,7 @@ class Prediction:
     parts_ms: dict[str, float]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Runner:
     """A loaded bundle, made by `load`; also a context manager that closes itself.
 
@@ -76,7 +76,10 @@ class Runner:
     bundle: Bundle
     candidate: Candidate
     threads: int
-    session: Session = field(repr=False)
+    session: Session
+
+    def __repr__(self) -> str:
+        return f"Runner({self.manifest.model.name}: {self.candidate}, threads={self.threads})"
 
     @property
     def manifest(self) -> Manifest:

@@ -105,7 +105,7 @@ def test_run_golden_input_gives_golden_output(bundle, runtime):
 
 def test_load_prefers_the_recommended_artifact(bundle):
     with load(bundle) as runner:
-        assert (runner.candidate.runtime, runner.threads) == ("onnxruntime", 1)
+        assert repr(runner) == "Runner(colors: model.onnx on onnxruntime in fp32, threads=1)"
 
 
 def test_load_without_recommendation_prefers_the_fastest_measured(bundle):
