@@ -6,7 +6,6 @@ python examples/training/prepare.py --preview preview.png
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,7 +76,6 @@ class TrainingScenes(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Images (N, 3, size, size) uint8 channels last, masks (N, size, size) int16, 1 + the seen cut-out's number."""
-        os.nice(5)
         store = AssetStore.read(self.assets)
         numbers = {entry.file: 1 + place for place, entry in enumerate(seen_cutouts(store.manifest))}
         style = style_for(self.size)

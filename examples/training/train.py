@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import math
+import os
 import time
 import tomllib
 from dataclasses import dataclass
@@ -80,6 +81,12 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
             mean.lerp_(value, 1 - decay)
         else:
             mean.copy_(value)
+
+
+def step_aside(worker: int) -> None:
+    """Let the training step, not the composition of scenes, have the processor first."""
+    del worker
+    os.nice(5)
 
 
 class InstanceHead(nn.Module):
@@ -164,7 +171,7 @@ class Run:
         seed = self.recipe["seed"] * 1000 + self.stage
         first = self.step * stage.batch
         scenes = TrainingScenes(stage.size, stage.batch, seed, first=first, assets=self.assets)
-        batches = iter(DataLoader(scenes, batch_size=None, num_workers=1, prefetch_factor=4))
+        batches = iter(DataLoader(scenes, batch_size=None, num_workers=1, prefetch_factor=4, worker_init_fn=step_aside))
         start, running = time.monotonic() - self.seconds, 0.0
         while self.step < stage.steps:
             images, masks = next(batches)

@@ -15,7 +15,15 @@ from mscsa_deploy.errors import UserError
 MAX_PIXELS = 80_000_000
 """Larger pictures are refused: a few hundred bytes can declare gigabytes."""
 
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
 _WHITE = (255, 255, 255)
 _HINT = "use a whole JPEG, PNG, WebP, BMP, GIF or TIFF file"
 
