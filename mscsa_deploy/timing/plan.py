@@ -93,7 +93,8 @@ PRESETS = MappingProxyType(
         "full": Preset(name="full", min_seconds=60.0, min_samples=1024, row_cap_seconds=180.0, blocks=32, remeasures=2),
     }
 )
-"""smoke: shows that everything runs, says nothing about speed; quick: p90 is supported (100 samples); full: MLPerf Mobile's 60 s and 1,024 samples, so p99 is too."""
+"""smoke: shows that everything runs, says nothing about speed; quick: p90 is supported (100 samples); full: MLPerf
+Mobile's 60 s and 1,024 samples, so p99 is too."""
 
 
 def preset(name: str, **overrides: Any) -> Preset:

@@ -1,0 +1,303 @@
+"""Measure on another machine over ssh: ship the artefacts and this package's light part, bring the rows home.
+
+Needs OpenSSH here, and there a Python from 3.11 on and `tar`. What the far side lacks of the light part's
+dependencies is installed into a temporary environment, which goes with everything else when the work is done.
+Nothing passes through a local shell, and what the far shell sees is quoted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+import mscsa_deploy
+from mscsa_deploy.core.config import read_json, to_json
+from mscsa_deploy.core.progress import Progress, silent
+from mscsa_deploy.errors import StageError, UnsupportedError, UserError
+from mscsa_deploy.timing.plan import Preset, RowSpec
+from mscsa_deploy.timing.remote_job import JOB, OUT, OUTCOME, SAMPLES, Job, Outcome, Tick, paths_of, relocated
+
+SSH_BROKE = 255
+SSH_OPTIONS = (
+    "-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3",
+)  # fmt: skip
+PYTHONS = ("python3", "python3.13", "python3.12", "python3.11")
+LIGHT_PARTS = ("core", "imaging", "runtimes", "timing")
+LIGHT_MODULES = {"numpy": "numpy", "msgspec": "msgspec", "PIL": "pillow", "psutil": "psutil"}
+RUNTIME_MODULES = {"onnxruntime": "onnxruntime", "openvino": "openvino"}
+_PLACE = re.compile(
+    r"ssh://(?:(?P<user>[A-Za-z0-9_][\w.-]*)@)?(?P<host>[A-Za-z0-9][\w.-]*|\[[0-9A-Fa-f:]+\])(?::(?P<port>\d+))?/?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where to: ``ssh://[user@]host[:port]``.
+
+    Args:
+        host: Name, IPv4 or IPv6 address, or an alias of the ssh configuration.
+        user: Empty for the ssh configuration's choice.
+        port: None for the ssh configuration's choice.
+    """
+
+    host: str
+    user: str = ""
+    port: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        """The place that `text` names.
+
+        Raises:
+            UserError: It is not of the form above.
+        """
+        found = _PLACE.fullmatch(text)
+        if found is None or int(found["port"] or 1) not in range(1, 65536):
+            raise UserError(f"'{text}' names no machine", hint="write ssh://user@host or ssh://user@host:port")
+        port = int(found["port"]) if found["port"] else None
+        return cls(found["host"].strip("[]"), found["user"] or "", port)
+
+    def __str__(self) -> str:
+        name = f"{self.user}@{self.host}" if self.user else self.host
+        return f"{name}:{self.port}" if self.port else name
+
+
+class Connection:
+    """Runs commands on a far machine.
+
+    Args:
+        place: The machine.
+        options: More arguments for ssh, e.g. ``("-F", "config")``.
+    """
+
+    def __init__(self, place: Place, options: Sequence[str] = ()) -> None:
+        program = shutil.which("ssh")
+        if program is None:
+            raise UnsupportedError("there is no ssh program here", hint="apt-get install openssh-client")
+        target = f"{place.user}@{place.host}" if place.user else place.host
+        port = ("-p", str(place.port)) if place.port else ()
+        self.place = place
+        self._prefix = (program, *SSH_OPTIONS, *options, *port, "-T", target)
+
+    def command(self, words: Sequence[str]) -> tuple[str, ...]:
+        """The local command that runs `words` there, quoted for the far shell."""
+        return (*self._prefix, shlex.join(words))
+
+    def run(
+        self, words: Sequence[str], *, send: bytes = b"", timeout: float = 600
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run `words` there and wait.
+
+        Raises:
+            StageError: The connection failed, or took longer than `timeout` seconds.
+        """
+        try:
+            done = subprocess.run(  # noqa: S603 - no shell; the far side's words are quoted
+                self.command(words), input=send, capture_output=True, timeout=timeout, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise self.broken(f"no answer within {timeout:.0f} s") from None
+        if done.returncode == SSH_BROKE:
+            raise self.broken(_last_line(done.stderr))
+        return done
+
+    def expect(self, words: Sequence[str], *, send: bytes = b"", timeout: float = 600, what: str) -> bytes:
+        """Standard output of `words`, which must succeed.
+
+        Raises:
+            StageError: They failed, or the connection did.
+        """
+        done = self.run(words, send=send, timeout=timeout)
+        if done.returncode:
+            raise StageError(what, str(self.place), _last_line(done.stderr) or f"status {done.returncode}")
+        return done.stdout
+
+    def broken(self, reason: str) -> StageError:
+        """The error for a connection that could not be made or was lost."""
+        return StageError(
+            "connect", str(self.place), reason or "the connection was closed",
+            hint=f"check that 'ssh {self.place.host}' works without a password, then run again",
+        )  # fmt: skip
+
+
+def measure_on(
+    place: str,
+    rows: Sequence[RowSpec],
+    preset: Preset,
+    *,
+    samples_dir: Path,
+    progress: Progress = silent,
+    ssh_options: Sequence[str] = (),
+    python: str = "",
+) -> Outcome:
+    """Rows measured on `place`, with that machine's environment.
+
+    Args:
+        place: ``ssh://[user@]host[:port]``.
+        rows: What to measure; the files they name are sent along.
+        preset: For how long.
+        samples_dir: Where the raw samples are put here.
+        progress: Told each block.
+        ssh_options: More arguments for ssh.
+        python: The far interpreter; empty looks for one.
+
+    Raises:
+        UserError: `place` cannot be read, or a file is missing here.
+        UnsupportedError: The far machine has no suitable Python, or a dependency cannot be installed there.
+        StageError: The connection failed or broke. Nothing is left running there.
+    """
+    link = Connection(Place.parse(place), ssh_options)
+    progress(0, 1, f"connecting to {link.place}")
+    interpreter = _find_python(link, python)
+    folder = link.expect(["mktemp", "-d", "-t", "mscsa-deploy.XXXXXXXX"], what="connect").decode().strip()
+    with _removed_at_the_end(link, folder):
+        progress(0, 1, f"sending files to {link.place}")
+        link.expect(["tar", "-xzf", "-", "-C", folder], send=pack(rows, preset), what="send files")
+        interpreter = _provide(link, interpreter, folder, {spec.runtime for spec in rows}, progress)
+        _watch_job(link, interpreter, folder, progress)
+        data = link.expect(["tar", "-czf", "-", "-C", f"{folder}/{OUT}", "."], what="fetch results")
+    return _unpack(data, samples_dir)
+
+
+def pack(rows: Sequence[RowSpec], preset: Preset) -> bytes:
+    """A gzipped tar of the job, its files and the light part of this package.
+
+    Raises:
+        UserError: A file that a row names is missing.
+    """
+    buffer = io.BytesIO()
+    names: dict[str, str] = {}
+    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=3) as archive:
+        for path in dict.fromkeys(name for spec in rows for name in paths_of(spec)):
+            # Numbered folders: two files of one name stay apart, and OpenVINO's .bin stays beside its .xml.
+            folder = f"files/{len(names):03d}"
+            names[path] = f"{folder}/{Path(path).name}"
+            companions = [Path(path)]
+            if path.endswith(".xml"):
+                companions.append(Path(path).with_suffix(".bin"))
+            for file in companions:
+                if not file.is_file():
+                    raise UserError(f"there is no file '{file}' to send")
+                archive.add(file, f"{folder}/{file.name}")
+        job = Job(rows=tuple(relocated(spec, names) for spec in rows), preset=preset)
+        _add_bytes(archive, JOB, to_json(job))
+        package = Path(mscsa_deploy.__file__).parent
+        modules = [*package.glob("*.py"), *(p for part in LIGHT_PARTS for p in (package / part).glob("*.py"))]
+        for module in modules:
+            archive.add(module, f"package/mscsa_deploy/{module.relative_to(package)}")
+    return buffer.getvalue()
+
+
+def _add_bytes(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(data)
+    archive.addfile(entry, io.BytesIO(data))
+
+
+@contextlib.contextmanager
+def _removed_at_the_end(link: Connection, folder: str) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        # If the connection is gone, the far end removes the folder by itself.
+        with contextlib.suppress(StageError):
+            link.run(["rm", "-rf", "--", folder], timeout=30)
+
+
+def _find_python(link: Connection, asked: str) -> str:
+    test = "import sys; sys.exit(sys.version_info < (3, 11))"
+    for name in (asked,) if asked else PYTHONS:
+        if link.run([name, "-c", test], timeout=60).returncode == 0:
+            return name
+    tried = asked or ", ".join(PYTHONS)
+    raise UnsupportedError(
+        f"{link.place} has no Python 3.11 or newer (tried {tried})", hint="install one there, or name it"
+    )
+
+
+def _provide(link: Connection, python: str, folder: str, runtimes: set[str], progress: Progress) -> str:
+    """An interpreter there that has every dependency: the one found, or one of a temporary environment."""
+    wanted = LIGHT_MODULES | {RUNTIME_MODULES[r]: RUNTIME_MODULES[r] for r in runtimes if r in RUNTIME_MODULES}
+    test = "import importlib.util as u, sys; print(*[m for m in sys.argv[1:] if not u.find_spec(m)])"
+    missing = link.expect([python, "-c", test, *wanted], what="look for packages").decode().split()
+    if not missing:
+        return python
+    packages = [wanted[module] for module in missing]
+    progress(0, 1, f"installing {', '.join(packages)} on {link.place}")
+    venv = f"{folder}/venv"
+    steps = (
+        [python, "-m", "venv", "--system-site-packages", venv],
+        [f"{venv}/bin/python", "-m", "pip", "install", "-q", *packages],
+    )
+    for step in steps:
+        done = link.run(step, timeout=1800)
+        if done.returncode:
+            raise UnsupportedError(
+                f"{link.place} lacks {', '.join(packages)}, and installing them failed: {_last_line(done.stderr)}",
+                hint=f"there: {python} -m pip install {' '.join(packages)}",
+            )
+    return f"{venv}/bin/python"
+
+
+def _watch_job(link: Connection, python: str, folder: str, progress: Progress) -> None:
+    words = ["env", f"PYTHONPATH={folder}/package", python, "-m", "mscsa_deploy.timing.remote_job", folder]
+    noise: list[bytes] = []
+    process = subprocess.Popen(  # noqa: S603 - no shell; the far side's words are quoted
+        link.command(words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    drain = threading.Thread(target=noise.extend, args=(process.stderr,), daemon=True)
+    drain.start()
+    try:
+        for line in process.stdout:
+            tick = msgspec.json.decode(line, type=Tick)
+            progress(tick.done, tick.total, f"{tick.label} on {link.place.host}")
+        code = process.wait()
+        drain.join()
+    finally:
+        # Closing standard input ends the far job; it stays open until then.
+        for pipe in (process.stdin, process.stdout):
+            pipe.close()
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+        process.stderr.close()
+    said = _last_line(b"".join(noise))
+    if code == SSH_BROKE:
+        raise link.broken(f"the connection was lost while measuring: {said}")
+    if code:
+        raise StageError("measure", str(link.place), said or f"the far process ended with status {code}")
+
+
+def _unpack(data: bytes, samples_dir: Path) -> Outcome:
+    samples_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="mscsa-remote-") as name:
+        folder = Path(name)
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
+            archive.extractall(folder, filter="data")
+        outcome = read_json(folder / OUTCOME, Outcome)
+        for file in sorted((folder / SAMPLES).glob("*.npz")):
+            shutil.copyfile(file, samples_dir / PurePosixPath(file.name).name)
+    if outcome.error:
+        kind = UnsupportedError if outcome.error_kind == "unsupported" else UserError
+        raise kind(outcome.error, hint=outcome.hint)
+    return outcome
+
+
+def _last_line(noise: bytes) -> str:
+    lines = noise.decode(errors="replace").strip().splitlines()
+    return lines[-1].strip() if lines else ""
