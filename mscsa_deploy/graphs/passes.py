@@ -1,8 +1,9 @@
 """The graph passes of an optimized export, in the order in which they run.
 
 Each entry is a pass class whose instances need no settings. Every one is exact up to float32 rounding, and
-the exporter checks its numbers when it runs; what depends on the runtime or must be measured (the layout of
-the segmentation tail, say) is no entry here.
+the exporter checks its numbers when it runs. `OPTIMIZATIONS` helps or hurts no runtime measurably more than
+another; what helps one runtime and hurts another is in `PER_RUNTIME`. Which is which was measured:
+``benchmarks/results/graphs__*.json``. The segmentation tail is chosen by measuring on the device, see ``tail``.
 """
 
 from __future__ import annotations
@@ -13,21 +14,64 @@ from onnx_ir.passes.common import (
     CommonSubexpressionEliminationPass,
     IdentityEliminationPass,
     RemoveUnusedNodesPass,
+    ShapeInferencePass,
 )
 
+from mscsa_deploy.errors import unknown_name
+from mscsa_deploy.graphs.attention_layout import FlipMatMulTranspose
 from mscsa_deploy.graphs.cleanup import DropNoOp
+from mscsa_deploy.graphs.fold_attention_scale import FoldAttentionScale
+from mscsa_deploy.graphs.fold_batch_norm import FoldBatchNorm
+from mscsa_deploy.graphs.gelu import FuseGelu
+from mscsa_deploy.graphs.linear import GemmToMatMul
+from mscsa_deploy.graphs.merge_projections import MergeProjections
+from mscsa_deploy.graphs.token_attention import AttentionToConvs
+from mscsa_deploy.graphs.token_layout import MlpToConvs, PermuteMaps, SinkTokenReshape
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import onnx_ir as ir
 
 OPTIMIZATIONS: tuple[type[ir.passes.InPlacePass], ...] = (
+    ShapeInferencePass,
     IdentityEliminationPass,
     DropNoOp,
     CommonSubexpressionEliminationPass,
+    FoldBatchNorm,
+    FoldAttentionScale,
+    FlipMatMulTranspose,
+    MergeProjections,
+    MlpToConvs,
     RemoveUnusedNodesPass,
 )
+
+PER_RUNTIME: Mapping[str, tuple[type[ir.passes.InPlacePass], ...]] = {
+    "onnxruntime": (
+        FuseGelu,
+        AttentionToConvs,
+        PermuteMaps,
+        SinkTokenReshape,
+        CommonSubexpressionEliminationPass,
+        RemoveUnusedNodesPass,
+    ),
+    "openvino": (GemmToMatMul, RemoveUnusedNodesPass),
+    "tensorrt": (),
+    "pytorch": (),
+}
 
 
 def optimizations() -> tuple[ir.passes.InPlacePass, ...]:
     """Fresh instances of `OPTIMIZATIONS`, in order."""
     return tuple(kind() for kind in OPTIMIZATIONS)
+
+
+def optimizations_for(runtime: str) -> tuple[ir.passes.InPlacePass, ...]:
+    """Fresh instances of what `runtime` gets on top, in order; they run on a graph that had `optimizations`.
+
+    Raises:
+        UserError: No such runtime.
+    """
+    if runtime not in PER_RUNTIME:
+        raise unknown_name("runtime", runtime, PER_RUNTIME)
+    return tuple(kind() for kind in PER_RUNTIME[runtime])
