@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -118,23 +118,26 @@ def _nudge(value: Array, source: np.random.Generator) -> Array:
     return nudged
 
 
-@dataclass
 class SameNumbers:
     """Holds a graph's outputs and compares others with them; fits `graphs.rewrite.Verify`.
 
     Args:
         model: The serialised ONNX model that is right.
         feeds: Inputs to compare on.
+
+    Raises:
+        StageError: ONNX Runtime cannot run the model.
     """
 
-    model: bytes
-    feeds: Sequence[Feed]
-    reference: list[list[Array]] = field(init=False)
-    noise: float = field(init=False)
+    def __init__(self, model: bytes, feeds: Sequence[Feed]) -> None:
+        self.model = model
+        self.feeds = feeds
+        self.reference = run_graph(model, feeds)
 
-    def __post_init__(self) -> None:
-        self.reference = run_graph(self.model, self.feeds)
-        self.noise = rounding_noise(self.model, self.feeds, self.reference)
+    @cached_property
+    def noise(self) -> float:
+        """The model's `rounding_noise`, measured when first needed."""
+        return rounding_noise(self.model, self.feeds, self.reference)
 
     def worst(self, model: bytes) -> tuple[float, bool]:
         """The largest distance of `model` from the reference over all feeds, and whether each is allowed.
@@ -144,15 +147,14 @@ class SameNumbers:
         """
         results = run_graph(model, self.feeds)
         distances = [
-            (distance(wanted, got), self._limit(wanted))
+            (distance(wanted, got), MAX_ERROR if np.issubdtype(wanted.dtype, np.floating) else MAX_FLIPPED)
             for row, made in zip(self.reference, results, strict=True)
             for wanted, got in zip(row, made, strict=True)
         ]
-        return max(gap for gap, _ in distances), all(gap <= limit for gap, limit in distances)
-
-    def _limit(self, wanted: Array) -> float:
-        base = MAX_ERROR if np.issubdtype(wanted.dtype, np.floating) else MAX_FLIPPED
-        return min(max(base, NOISE_FACTOR * self.noise), MOST_NOISE * base)
+        fine = all(
+            gap <= limit or gap <= min(NOISE_FACTOR * self.noise, MOST_NOISE * limit) for gap, limit in distances
+        )
+        return max(gap for gap, _ in distances), fine
 
     def __call__(self, model: bytes, label: str) -> None:
         """Raise `StageError` naming `label` if `model` gives other numbers than the reference."""

@@ -1,13 +1,12 @@
 """Runs graph passes and trusts none of them.
 
 After every pass the model must be valid, have the inputs and outputs it had before, and use standard ops
-only; whether it changed is seen from its bytes. Who can run graphs passes `verify`, which is called after
+only; whether it changed is seen from its content. Who can run graphs passes `verify`, which is called after
 every pass that changed something and compares numbers.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -19,6 +18,7 @@ from onnx_ir.passes import InvariantError, PassError
 from mscsa_deploy.core.progress import silent
 from mscsa_deploy.errors import StageError
 from mscsa_deploy.graphs.check import foreign_ops, signature, to_bytes
+from mscsa_deploy.graphs.digest import Digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ class PassRecord:
         name: Class name of the pass.
         nodes_before: Nodes in the main graph before it ran.
         nodes_after: Nodes in the main graph after it ran.
-        changed: Whether the serialised model differs.
+        changed: Whether anything in the model differs.
     """
 
     name: str
@@ -72,20 +72,21 @@ def rewrite(
             or moved the numbers; the message names it.
     """
     before_all = signature(model)
-    digest = hashlib.sha256(to_bytes(model)).hexdigest()
+    digests = Digest()
+    digest = digests.of(model)
     records = []
     for done, step in enumerate(passes):
         name = type(step).__name__
         progress(done, len(passes), name)
         nodes = len(model.graph)
         _run(step, model, name)
-        data = to_bytes(model)
-        previous, digest = digest, hashlib.sha256(data).hexdigest()
+        previous, digest = digest, digests.of(model)
         record = PassRecord(name, nodes, len(model.graph), changed=digest != previous)
         records.append(record)
         logger.debug("%s", record)
         if not record.changed:
             continue
+        data = to_bytes(model)
         _check(model, data, name)
         if signature(model) != before_all:
             raise StageError(
