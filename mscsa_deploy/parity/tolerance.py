@@ -58,6 +58,8 @@ class Tolerance:
         return {metric: limit for metric, limit in values.items() if limit is not None}
 
 
+# The fp16 and bf16 limits leave room over what random weights, the worst case, gave: range 2.4e-3 and 99.4 %
+# in fp16, 96.3 % in bf16 (segmentation; classification agreed fully).
 DEFAULTS: Mapping[str, Tolerance] = MappingProxyType(
     {
         "fp32": Tolerance(
@@ -66,12 +68,12 @@ DEFAULTS: Mapping[str, Tolerance] = MappingProxyType(
             why="the same float32 sums in another order; near-ties between two classes may flip",
         ),
         "fp16": Tolerance(
-            max_abs_over_range=5e-2,
+            max_abs_over_range=2e-2,
             argmax_agreement=99.0,
             why="11 significant bits per product and sum, accumulated over some fifty layers",
         ),
         "bf16": Tolerance(
-            argmax_agreement=97.0,
+            argmax_agreement=95.0,
             why="8 significant bits: single values move by percents, the winning class seldom does",
         ),
         "int8": Tolerance(
