@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mscsa_deploy.core.artifact import Artifact
-from mscsa_deploy.core.files import cache_root, content_key, refuse_existing
+from mscsa_deploy.core.files import refuse_existing
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.report import Boundary, Row, Status
-from mscsa_deploy.errors import DeployError, StageError, UnsupportedError, UserError, unknown_name
+from mscsa_deploy.errors import DeployError, UnsupportedError, UserError, unknown_name
 from mscsa_deploy.workflow.build import (
     Sources,
     Target,
+    build_sources,
     float_variants,
     half_variant_for_tensorrt,
     int8_variants,
-    torch_artifact,
 )
 from mscsa_deploy.workflow.deployment import DeployRequest, Finished, Plan, Results
 from mscsa_deploy.workflow.evaluate import Evaluation, ImageSet
-from mscsa_deploy.workflow.export import check_against_pytorch, export_prepared
+from mscsa_deploy.workflow.export import check_against_pytorch
 from mscsa_deploy.workflow.finish import finish
 from mscsa_deploy.workflow.images import open_images
 from mscsa_deploy.workflow.measure import Measurement, measure_variants
@@ -46,7 +46,6 @@ class _Job:
     target: Target
     stages: Stages
     progress: Progress
-    work: Path
     images: dict[str, ImageSet] = field(default_factory=dict)
     variants: list[Variant] = field(default_factory=list)
 
@@ -99,33 +98,29 @@ def run_deploy(request: DeployRequest, out: Path, *, force: bool = False, progre
     with stages.stage("checkpoint") as note:
         prepared = prepare(request)
         note.detail = prepared.fit.layout if prepared.fit else f"random weights, seed {prepared.random_weights}"
-    work = cache_root() / "deploy" / content_key({"model": prepared.key, "profile": plan.profile.name})
-    work.mkdir(parents=True, exist_ok=True)
-    target = Target(plan.profile, request.threads or plan.profile.threads, work / "bundle")
-    target.folder.mkdir(exist_ok=True)
-    job = _Job(request, plan, prepared, target, stages, progress, work)
+    target = Target(plan.profile, request.threads or plan.profile.threads)
+    job = _Job(request, plan, prepared, target, stages, progress)
     _open_images(job)
     sources = _export(job)
     _build(job, sources)
     scores = _score(job)
-    rows = _measure(job)
-    job.progress(0, 1, "report")
-    return finish(
-        Results(
+    with tempfile.TemporaryDirectory(prefix="mscsa-deploy-") as folder:
+        rows = _measure(job, Path(folder))
+        job.progress(0, 1, "report")
+        results = Results(
             prepared=prepared,
             profile=plan.profile,
             environment=plan.environment,
+            model=sources.optimized,
             variants=tuple(job.variants),
             scores=tuple(scores),
             rows=rows,
+            samples_dir=Path(folder),
             images=job.images,
             stages=tuple(stages.records),
             settings=request,
-        ),
-        folder=target.folder,
-        out=out,
-        force=force,
-    )
+        )
+        return finish(results, out=out, force=force)
 
 
 def _open_images(job: _Job) -> None:
@@ -144,38 +139,22 @@ def _open_images(job: _Job) -> None:
 
 
 def _export(job: _Job) -> Sources:
-    from mscsa_deploy.export.recipe import changed
-
-    prepared, folder, progress = job.prepared, job.work, job.progress
-    with job.stages.stage("export"):
-        torch_file = torch_artifact(prepared, folder / "model.safetensors")
-        plain_recipe = changed(prepared.recipe, optimize=False)
-        _, plain = export_prepared(prepared, plain_recipe, "fp32", folder / "plain.onnx", progress)
-        _, optimized = export_prepared(prepared, prepared.recipe, "fp32", job.target.folder / "model.onnx", progress)
+    prepared = job.prepared
+    with job.stages.stage("export") as note:
+        sources = build_sources(prepared, job.plan.runtimes, job.progress)
+        note.detail = "; ".join(sources.notes)
     with job.stages.stage("verify") as note:
-        dataset = job.images["validation"].dataset
         checks = check_against_pytorch(
-            prepared, prepared.recipe, optimized.path, dataset, precision="fp32", progress=progress
+            prepared,
+            prepared.recipe,
+            sources.optimized.path,
+            job.images["validation"].dataset,
+            precision="fp32",
+            progress=job.progress,
         )
         worst = max(check.parity.max_abs_over_range or 0.0 for check in checks)
         note.detail = f"max error {worst:.1e} of range on {', '.join(check.runtime for check in checks)}"
-    half = _half(job, optimized) if _wants_half(job) else None
-    return Sources(plain, optimized, torch_file, half)
-
-
-def _wants_half(job: _Job) -> bool:
-    return any("fp16" in job.target.precisions(name) for name in job.plan.runtimes)
-
-
-def _half(job: _Job, optimized: Artifact) -> Artifact | None:
-    from mscsa_deploy.export.fp16 import to_fp16
-
-    try:
-        with job.stages.stage("fp16"):
-            return to_fp16(optimized, job.target.folder / "model.fp16.onnx")
-    except StageError as error:
-        logger.warning("no FP16 artefact: %s", error)
-        return None
+    return sources
 
 
 def _build(job: _Job, sources: Sources) -> None:
@@ -233,13 +212,13 @@ def _int8(job: _Job, name: str, sources: Sources) -> list[Variant]:
 
 def _score(job: _Job) -> list[Evaluation | None]:
     with job.stages.stage("accuracy") as note:
-        scores = score_variants(job.variants, job.images["evaluation"], work=job.work, progress=job.progress)
+        scores = score_variants(job.variants, job.images["evaluation"], progress=job.progress)
         done = sum(score is not None for score in scores)
         note.detail = f"{done} artefacts on {len(job.images['evaluation'])} images"
     return scores
 
 
-def _measure(job: _Job) -> dict[tuple[int, Boundary], Row]:
+def _measure(job: _Job, samples_dir: Path) -> dict[tuple[int, Boundary], Row]:
     from mscsa_deploy.models.cost import model_cost
     from mscsa_deploy.timing.plan import preset
 
@@ -259,8 +238,7 @@ def _measure(job: _Job) -> dict[tuple[int, Boundary], Row]:
         rows = measure_variants(
             job.variants,
             plan,
-            work=job.work / "inputs",
-            samples_dir=job.target.folder / "samples",
+            samples_dir=samples_dir,
             fingerprint=job.plan.environment.fingerprint(),
             progress=job.progress,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mscsa_deploy.core.artifact import Artifact
 from mscsa_deploy.core.report import Boundary, Report, Row, StageRecord
 from mscsa_deploy.workflow.prepare import ModelRequest, Prepared
 
@@ -102,9 +103,11 @@ class Results:
         prepared: The model.
         profile: The class of device it was deployed for.
         environment: The machine it was measured on.
+        model: The optimized FP32 file, ``model.onnx`` of the bundle.
         variants: What was built, in the order of the report.
         scores: Evaluation of each variant; None where it could not be run.
         rows: Latency by position in `variants` and boundary.
+        samples_dir: The raw samples of `rows`.
         images: Image sets by their use.
         stages: What ran before.
         settings: What was asked for.
@@ -113,9 +116,11 @@ class Results:
     prepared: Prepared
     profile: DeviceProfile
     environment: Environment
+    model: Artifact
     variants: tuple[Variant, ...]
     scores: tuple[Evaluation | None, ...]
     rows: Mapping[tuple[int, Boundary], Row]
+    samples_dir: Path
     images: Mapping[str, ImageSet]
     stages: tuple[StageRecord, ...]
     settings: DeployRequest

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from mscsa_deploy.workflow.variants import Variant
 
 
-def finish(results: Results, *, folder: Path, out: Path, force: bool) -> Finished:
-    """Judge, write the report and the pictures beside the artefacts in `folder`, and move it all to `out`."""
+def finish(results: Results, *, out: Path, force: bool) -> Finished:
+    """Judge, and put artefacts, report and pictures together in the directory `out`."""
     rows = make_rows(results)
     gates, verdict = judge(rows, results)
     report = Report(
@@ -36,9 +36,21 @@ def finish(results: Results, *, folder: Path, out: Path, force: bool) -> Finishe
         verdict=verdict,
     )
     with output_directory(out, force=force) as work:
-        shutil.copytree(folder, work, dirs_exist_ok=True)
+        _place_files(results, work)
         report = write_bundle_files(work, report, results)
     return Finished(report, gates, out, _exit_code(report, gates, results))
+
+
+def _place_files(results: Results, work: Path) -> None:
+    shutil.copytree(results.samples_dir, work / "samples")
+    places = {"model.onnx": results.model.path}
+    places |= {v.place: v.artifact.path for v in results.variants if v.place and v.status != "failed"}
+    for place, source in places.items():
+        target = work / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        if source.suffix == ".xml":
+            shutil.copyfile(source.with_suffix(".bin"), target.with_suffix(".bin"))
 
 
 def make_rows(results: Results) -> tuple[Row, ...]:

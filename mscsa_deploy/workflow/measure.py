@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from mscsa_deploy.core.config import to_plain
+from mscsa_deploy.core.files import cache_root, content_key
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.report import Boundary, Row
 
@@ -51,7 +53,6 @@ def measure_variants(
     variants: Sequence[Variant],
     plan: Measurement,
     *,
-    work: Path,
     samples_dir: Path,
     fingerprint: str,
     resume: bool = True,
@@ -62,7 +63,6 @@ def measure_variants(
     Args:
         variants: What to run.
         plan: How.
-        work: A directory for inputs; the same directory makes an interrupted run resumable.
         samples_dir: Where the raw samples are kept.
         fingerprint: Of the environment.
         resume: Go on with an interrupted run of the same plan.
@@ -70,7 +70,7 @@ def measure_variants(
     """
     from mscsa_deploy.timing.orchestrator import measure
 
-    core, encoded = write_inputs(plan.images, work, plan.input_name)
+    core, encoded = write_inputs(plan.images, plan.input_name)
     keys: list[tuple[int, Boundary]] = []
     specs: list[RowSpec] = []
     for position, variant in enumerate(variants):
@@ -114,17 +114,20 @@ def _spec(variant: Variant, plan: Measurement, inputs: CoreInputs | EncodedInput
     )
 
 
-def write_inputs(images: ImageSet, work: Path, input_name: str) -> tuple[CoreInputs, EncodedInputs]:
+def write_inputs(images: ImageSet, input_name: str) -> tuple[CoreInputs, EncodedInputs]:
     """Write the inputs that rows rotate over: preprocessed tensors, and encoded pictures.
 
-    Pictures that come from files are used as they are; composed ones are written as JPEG.
+    They lie in the cache, where a resumed run finds the same ones. Pictures that come from files are used as
+    they are; composed ones are written as JPEG.
     """
     import numpy as np
 
     from mscsa_deploy.timing.plan import MIN_INPUTS, CoreInputs, EncodedInputs
 
+    count = min(len(images), MIN_INPUTS)
+    key = {"images": images.hashes[:count], "preprocess": to_plain(images.preprocess), "input": input_name}
+    work = cache_root() / "inputs" / content_key(key)
     work.mkdir(parents=True, exist_ok=True)
-    count = min(max(1, len(images)), MIN_INPUTS)
     # With fewer pictures than the rotation wants, flipped ones fill it: other bytes of the same kind.
     inputs = [images.input(index % len(images)) for index in range(MIN_INPUTS)]
     for index in range(count, MIN_INPUTS):

@@ -162,7 +162,8 @@ def _with_random_weights(recipe: ExportRecipe, request: ModelRequest) -> Prepare
 
     assert request.random_weights is not None
     recipe = changed(recipe, num_classes=recipe.num_classes or recipe.spec.num_classes)
-    module = randomise(build_model(recipe.model, recipe.task, recipe.options), request.random_weights).eval()
+    built = build_model(recipe.model, recipe.task, recipe.options)
+    module = randomise(built, request.random_weights, recipe.input_size).eval()
     return Prepared(
         module=module,
         recipe=recipe,

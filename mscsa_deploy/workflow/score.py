@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ SCORING_THREADS = 2
 
 
 def score_variants(
-    variants: Sequence[Variant], images: ImageSet, *, work: Path, progress: Progress = silent
+    variants: Sequence[Variant], images: ImageSet, *, progress: Progress = silent
 ) -> list[Evaluation | None]:
     """The evaluation of each variant, None where it cannot be run here.
 
@@ -31,23 +32,22 @@ def score_variants(
     Args:
         variants: What to score.
         images: The evaluation images.
-        work: Where the reference's outputs are kept while the others are compared with them.
         progress: Told about every image.
     """
-    kept = work / "reference.npy"
-    kept.unlink(missing_ok=True)
     done: dict[tuple[object, ...], Evaluation] = {}
     scores: list[Evaluation | None] = []
-    for variant in variants:
-        run = _runnable(variant)
-        if run is None:
-            scores.append(None)
-            continue
-        key = (run[0], run[1], run[2].precision, tuple(sorted(run[2].options.items(), key=str)))
-        if key not in done:
-            done[key] = _score(variant, run, images, kept, progress)
-        scores.append(done[key])
-    kept.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="mscsa-deploy-") as folder:
+        # The reference's outputs, while the others are compared with them.
+        kept = Path(folder) / "reference.npy"
+        for variant in variants:
+            run = _runnable(variant)
+            if run is None:
+                scores.append(None)
+                continue
+            key = (run[0], run[1], run[2].precision, tuple(sorted(run[2].options.items(), key=str)))
+            if key not in done:
+                done[key] = _score(variant, run, images, kept, progress)
+            scores.append(done[key])
     return scores
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mscsa_deploy.workflow.deployment import Results
     from mscsa_deploy.workflow.variants import Variant
 
+ANY_RUNTIME = ("onnxruntime", "openvino")
 PICTURES = 4
 FOLDER = "pictures"
 
@@ -52,7 +54,7 @@ def write_bundle_files(work: Path, report: Report, results: Results) -> Report:
         task=prepared.recipe.task,
         labels=prepared.labels or tuple(f"class {index}" for index in range(prepared.classes)),
         palette=_palette(results) if prepared.task == "seg" else (),
-        input=Tensor.of(_model_onnx(results).artifact.inputs[0]),
+        input=Tensor.of(results.model.inputs[0]),
         preprocess=prepared.preprocess,
         artifacts=artifacts,
         recommended=_choice(report, results),
@@ -94,49 +96,40 @@ def _palette(results: Results) -> tuple[Color, ...]:
     return results.prepared.recipe.palette or default_palette(results.prepared.classes)
 
 
-def _model_onnx(results: Results) -> Variant:
-    """The variant of the optimized FP32 file, ``model.onnx`` of the bundle."""
-    return next(variant for variant in results.variants if variant.place == "model.onnx")
-
-
 def artifact_entries(report: Report, results: Results) -> tuple[ArtifactEntry, ...]:
     """One entry per shipped file, with what every row that ran it measured."""
-    from mscsa_deploy.bundle.manifest import ArtifactEntry, LeftFloat, Postprocess, Tensor
-
-    prepared = results.prepared
-    by_place: dict[str, list[Variant]] = {}
+    by_place: dict[str, list[Variant]] = {"model.onnx": []}
     for variant in results.variants:
         if variant.place and variant.status != "failed":
             by_place.setdefault(variant.place, []).append(variant)
-    entries = []
-    for place, variants in by_place.items():
-        artifact = variants[0].artifact
-        weights = Path(place).with_suffix(".bin").as_posix()
-        entries.append(
-            ArtifactEntry(
-                path=place,
-                files=(weights,) if place.endswith(".xml") else (),
-                kind=artifact.kind,  # type: ignore[arg-type]  # the kinds that are shipped
-                precision=artifact.precision,  # type: ignore[arg-type]
-                runtimes=tuple(dict.fromkeys(variant.runtime for variant in variants)),
-                profile=results.profile.name if "/" in place else "",
-                requires=variants[0].requires,
-                inputs=tuple(Tensor.of(spec) for spec in artifact.inputs),
-                outputs=tuple(Tensor.of(spec) for spec in artifact.outputs),
-                postprocess=Postprocess.of(
-                    prepared.recipe.task,
-                    prepared.recipe.output,
-                    tensor=artifact.outputs[0].name,
-                    stride=prepared.recipe.spec.output_stride or 1,
-                ),
-                recipe=variants[0].recipe,
-                left_float=tuple(
-                    LeftFloat(node=left.node, op=left.op, reason=left.reason) for left in variants[0].left_float
-                ),
-                measurements=tuple(_measurement(row, results) for row in report.rows if row.artifact == place),
-            )
-        )
-    return tuple(entries)
+    return tuple(_entry(place, variants, report, results) for place, variants in by_place.items())
+
+
+def _entry(place: str, variants: Sequence[Variant], report: Report, results: Results) -> ArtifactEntry:
+    from mscsa_deploy.bundle.manifest import ArtifactEntry, LeftFloat, Postprocess, Tensor
+
+    recipe, made = results.prepared.recipe, variants[0] if variants else None
+    artifact = made.artifact if made else results.model
+    runtimes = tuple(dict.fromkeys(variant.runtime for variant in variants)) or ANY_RUNTIME
+    return ArtifactEntry(
+        path=place,
+        files=(Path(place).with_suffix(".bin").as_posix(),) if place.endswith(".xml") else (),
+        kind=artifact.kind,  # type: ignore[arg-type]  # the kinds that are shipped
+        precision=artifact.precision,  # type: ignore[arg-type]
+        runtimes=runtimes,
+        profile=results.profile.name if "/" in place else "",
+        requires=made.requires if made else (),
+        inputs=tuple(Tensor.of(spec) for spec in artifact.inputs),
+        outputs=tuple(Tensor.of(spec) for spec in artifact.outputs),
+        postprocess=Postprocess.of(
+            recipe.task, recipe.output, tensor=artifact.outputs[0].name, stride=recipe.spec.output_stride or 1
+        ),
+        recipe=made.recipe if made else "",
+        left_float=tuple(
+            LeftFloat(node=left.node, op=left.op, reason=left.reason) for left in (made.left_float if made else ())
+        ),
+        measurements=tuple(_measurement(row, results) for row in report.rows if row.artifact == place),
+    )
 
 
 def _measurement(row: Row, results: Results) -> Measurement:
@@ -177,18 +170,17 @@ def _choice(report: Report, results: Results) -> Any:
 
 
 def _fp32_answer(results: Results, tensor: Array) -> Array:
-    """What the optimized FP32 file answers to one input, on the first runtime that runs it."""
+    """What the FP32 file of the bundle answers to one input, on the first runtime that can run it."""
     from mscsa_deploy.runtimes import RUNTIMES
+    from mscsa_deploy.runtimes.protocol import SessionSettings
 
-    variant = next(
-        v for v in results.variants if v.place == "model.onnx" and v.status == "ok" and v.precision == "fp32"
-    )
-    with RUNTIMES.load(variant.runtime)().load(variant.artifact.path, variant.settings) as session:
+    name = next(name for name in ANY_RUNTIME if RUNTIMES.load(name)().probe().available)
+    with RUNTIMES.load(name)().load(results.model.path, SessionSettings()) as session:
         return next(iter(session.run({session.inputs[0].name: tensor}).values()))
 
 
-def write_golden_pair(work: Path, results: Results) -> Golden | None:
-    """One validation picture with its input and the FP32 answer; None if nothing ran here."""
+def write_golden_pair(work: Path, results: Results) -> Golden:
+    """One validation picture with its input and the FP32 answer."""
     from PIL import Image
 
     from mscsa_deploy.bundle.golden import write_golden
@@ -197,8 +189,6 @@ def write_golden_pair(work: Path, results: Results) -> Golden | None:
     from mscsa_deploy.imaging.preprocess import preprocess
     from mscsa_deploy.parity.tolerance import DEFAULTS
 
-    if not any(v.place == "model.onnx" and v.status == "ok" for v in results.variants):
-        return None
     images = results.images["validation"]
     # PNG, so that decoding gives every implementation the same bytes.
     image = images.dataset.load(0)[0]
