@@ -57,6 +57,7 @@ class FitReport:
         layout: Where in the file the weights were and whose names they had.
         loaded: How many tensors the model took.
         difference: What did not fit; empty unless partial loading was allowed.
+        table: The same as aligned lines for people; empty if everything fitted.
         ignored: Names in the file that belong to training only.
         unused_rules: Patterns of the key map that matched nothing.
     """
@@ -64,6 +65,7 @@ class FitReport:
     layout: str
     loaded: int
     difference: Difference
+    table: str
     ignored: tuple[str, ...]
     unused_rules: tuple[str, ...]
 
@@ -122,7 +124,8 @@ def fit(
         raise CheckpointError(f"no tensor of checkpoint '{checkpoint.path}' fits {model_name} for {task}")
     model = _filled(empty, lambda: build_model(model_name, task, options), state)
     layout = f"{checkpoint.layout}, names of {named.layout}"
-    report = FitReport(layout, len(state), difference, named.ignored, named.unused_rules)
+    left = table(difference, named, want) if difference else ""
+    report = FitReport(layout, len(state), difference, left, named.ignored, named.unused_rules)
     return Loaded(model, options, report)
 
 

@@ -120,6 +120,7 @@ def test_partial_loading_takes_what_fits_and_lists_the_rest(tmp_path):
     result = fit("topformer_t_mscsa", "seg", checkpoint, ModelOptions(num_classes=3), allow_partial=True)
     difference = result.report.difference
     assert all(key.startswith("backbone.mscsa.") for key in difference.missing)
+    assert "backbone.mscsa.blocks.0.csa1.norm.weight" in result.report.table
     assert all(key.startswith("backbone.trans.") for key in difference.unexpected)
     assert {key for key, *_ in difference.misshapen} == {"decode_head.conv_seg.weight", "decode_head.conv_seg.bias"}
     got = result.model.state_dict()
