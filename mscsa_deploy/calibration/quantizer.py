@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from mscsa_deploy.core.artifact import Artifact
 from mscsa_deploy.core.progress import silent
 from mscsa_deploy.core.registry import Registry
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
     from mscsa_deploy.calibration.recipe import CalibrationRecipe
     from mscsa_deploy.calibration.samples import Samples
-    from mscsa_deploy.core.artifact import Artifact
     from mscsa_deploy.core.progress import Progress
 
 Ranges = dict[str, tuple[float, float]]
