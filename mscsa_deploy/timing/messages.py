@@ -57,6 +57,7 @@ class Loaded(Message, frozen=True, kw_only=True, tag="loaded"):
         threads: Read back from the runtime.
         affinity: Cores the process may use; empty where the system does not tell.
         inputs: Number of different inputs in the rotation.
+        emulator: Program that emulates the processor, e.g. ``"qemu-aarch64-static"``; empty on a real one.
     """
 
     load_ms: float
@@ -67,6 +68,7 @@ class Loaded(Message, frozen=True, kw_only=True, tag="loaded"):
     threads: int
     affinity: tuple[int, ...]
     inputs: int
+    emulator: str = ""
 
 
 class Warmed(Message, frozen=True, kw_only=True, tag="warmed"):

@@ -23,7 +23,7 @@ from mscsa_deploy.timing import messages
 from mscsa_deploy.timing.journal import BlockTaken, RowRun, row_key
 from mscsa_deploy.timing.plan import Preset, RowSpec
 from mscsa_deploy.timing.process import RowError, Worker
-from mscsa_deploy.timing.rows import make_row, ratio_to, references, write_samples
+from mscsa_deploy.timing.rows import emulated_by, make_row, ratio_to, references, write_samples
 
 EXPLAIN_BELOW = 1.1
 """A reduced precision that is not at least this much faster than FP32 is explained without being asked."""
@@ -63,7 +63,7 @@ def measure(
         fingerprint: Of the environment; a run is only resumed in the same one.
         resume: Go on with an earlier, interrupted call for the same rows, files, preset and environment.
         progress: Told each block.
-        worker: What to start instead of this package's worker; for tests.
+        worker: The command that starts a worker; empty for this package's under this interpreter.
 
     Raises:
         UserError: There are no rows, or two rows of one group claim the same role and condition.
@@ -84,7 +84,7 @@ def measure(
     samples_dir.mkdir(parents=True, exist_ok=True)
     made = []
     for number, run in enumerate(runs):
-        name = write_samples(run, samples_dir, number) if run.blocks else ""
+        name = write_samples(run, samples_dir, number)
         made.append(make_row(run, runs, preset, samples_file=name))
     shutil.rmtree(place, ignore_errors=True)
     return tuple(made)
@@ -148,7 +148,7 @@ def _wants(run: RowRun, attempt: int, preset: Preset) -> bool:
     if attempt in run.attempts or attempt == 0:
         return len(run.attempts.get(attempt, ())) < preset.blocks
     complete = len(run.attempts.get(attempt - 1, ())) == preset.blocks
-    return complete and not run.stability.stable
+    return complete and not emulated_by(run) and not run.stability.stable
 
 
 def _start(run: RowRun, session: _Session, stack: contextlib.ExitStack) -> None:

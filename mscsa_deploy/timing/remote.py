@@ -252,7 +252,7 @@ def _provide(link: Connection, python: str, folder: str, runtimes: set[str], pro
 
 
 def _watch_job(link: Connection, python: str, folder: str, progress: Progress) -> None:
-    words = ["env", f"PYTHONPATH={folder}/package", python, "-m", "mscsa_deploy.timing.remote_job", folder]
+    words = ["env", f"PYTHONPATH={folder}/package", python, "-m", "mscsa_deploy.timing.remote_job", folder, python]
     noise: list[bytes] = []
     process = subprocess.Popen(  # noqa: S603 - no shell; the far side's words are quoted
         link.command(words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -1,8 +1,8 @@
-"""The far end of a remote measurement: ``python -m mscsa_deploy.timing.remote_job DIRECTORY``.
+"""The far end of a remote measurement: ``python -m mscsa_deploy.timing.remote_job DIRECTORY PYTHON``.
 
-The directory holds ``job.json`` and the files it names; progress goes out as JSON lines, the outcome is left in
-``out/``. When standard input ends before the work does, the connection is gone: the directory is removed and the
-process ends with its workers.
+The directory holds ``job.json`` and the files it names, and PYTHON starts the workers; progress goes out as JSON
+lines, the outcome is left in ``out/``. When standard input ends before the work does, the connection is gone: the
+directory is removed and the process ends with its workers.
 """
 
 from __future__ import annotations
@@ -78,18 +78,32 @@ def main() -> None:
     out = folder / OUT
     out.mkdir()
     try:
-        outcome = run(folder, out / SAMPLES)
+        outcome = run(folder, out / SAMPLES, sys.argv[2])
     except DeployError as error:
         outcome = Outcome(error_kind=error.kind, error=error.message, hint=error.hint)
     (out / OUTCOME).write_bytes(to_json(outcome))
 
 
-def run(folder: Path, samples: Path) -> Outcome:
-    """The outcome of the job in `folder`."""
+def run(folder: Path, samples: Path, python: str) -> Outcome:
+    """The outcome of the job in `folder`.
+
+    Args:
+        folder: The job's directory.
+        samples: Where the raw samples are left.
+        python: The interpreter for workers, as the near side named it: under an emulator, `sys.executable` is
+            a program that this machine cannot start by itself.
+    """
     job = read_json(folder / JOB, Job)
     rows = [relocated(spec, {name: str(folder / name) for name in paths_of(spec)}) for spec in job.rows]
     environment = read_environment()
-    made = measure(rows, job.preset, samples_dir=samples, fingerprint=environment.fingerprint(), progress=_tell)
+    made = measure(
+        rows,
+        job.preset,
+        samples_dir=samples,
+        fingerprint=environment.fingerprint(),
+        progress=_tell,
+        worker=(python, "-m", "mscsa_deploy.timing.worker"),
+    )
     return Outcome(rows=made, environment=to_plain(environment), fingerprint=environment.fingerprint())
 
 

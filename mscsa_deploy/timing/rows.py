@@ -36,7 +36,8 @@ def ratio_to(run: RowRun, reference: RowRun) -> Ratio | None:
     For throughput the blocks' time per answer is compared instead of the latency of one stream.
     """
     rounds = [number for number in run.rounds() if number in reference.blocks]
-    if not rounds or run.failure is not None or reference.failure is not None:
+    failed = run.failure is not None or reference.failure is not None
+    if not rounds or failed or emulated_by(run) or emulated_by(reference):
         return None
     both = [[_comparable(side.blocks[number], side) for number in rounds] for side in (reference, run)]
     return paired_ratio(both[0], both[1], label=ROLE_WORDS[reference.spec.role])
@@ -49,7 +50,12 @@ def _comparable(block: Block, run: RowRun) -> Samples:
 
 
 def write_samples(run: RowRun, folder: Path, number: int) -> str:
-    """Write every sample with its round and attempt to an .npz in `folder`; returns the file's name."""
+    """Write every sample with its round and attempt to an .npz in `folder`; returns the file's name.
+
+    Nothing is written, and the name is empty, where there are no samples that may be quoted.
+    """
+    if not run.blocks or emulated_by(run):
+        return ""
     spec = run.spec
     words = f"{number:03d}-{spec.group}-{spec.runtime}-{spec.precision}-{spec.boundary}-{spec.mode}"
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", words) + ".npz"
@@ -82,6 +88,11 @@ def ratio_of_files(candidate: Path, reference: Path, *, label: str) -> Ratio:
     return paired_ratio([blocks[0][number] for number in common], [blocks[1][number] for number in common], label=label)
 
 
+def emulated_by(run: RowRun) -> str:
+    """The emulator that the row ran under; empty on a real processor."""
+    return "" if run.loaded is None else run.loaded.emulator
+
+
 def make_row(run: RowRun, runs: Sequence[RowRun], preset: Preset, *, samples_file: str) -> Row:
     """The report's row: latency, ratios and what really ran, or the status and reason of its failure."""
     spec, loaded = run.spec, run.loaded
@@ -104,6 +115,11 @@ def make_row(run: RowRun, runs: Sequence[RowRun], preset: Preset, *, samples_fil
     if run.failure is not None:
         status: Status = "not run" if run.failure.kind == "unsupported" else "failed"
         return Row(status=status, reason=_reason(run), details=details, **known)
+    if name := emulated_by(run):
+        reason = f"ran under {name}: shows that it works, says nothing about its speed"
+        return Row(
+            status="ok", reason=reason, details={"emulator": name}, **{**known, "load_ms": None, "first_ms": None}
+        )
     return Row(status="ok", details=details, **known, **(_measured(run) | _ratios(run, runs)))
 
 

@@ -81,6 +81,7 @@ class Bench:
             threads=first.threads,
             affinity=_affinity(),
             inputs=inputs,
+            emulator=emulator(),
         )
 
     def _warm(self, command: messages.Warm) -> messages.Warmed:
@@ -152,6 +153,18 @@ def limit_process(spec: RowSpec) -> None:
 
 def _affinity() -> tuple[int, ...]:
     return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
+
+
+def emulator() -> str:
+    """Name of the program that emulates this processor (QEMU's user mode on Linux); empty on a real one.
+
+    QEMU answers /proc/self/exe itself, but not the same link of the task.
+    """
+    try:
+        name = Path(f"/proc/self/task/{os.getpid()}/exe").readlink().name
+    except OSError:
+        return ""
+    return name if name.startswith("qemu-") else ""
 
 
 def peak_rss_bytes() -> int:

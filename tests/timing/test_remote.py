@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +18,6 @@ from mscsa_deploy.errors import StageError, UnsupportedError, UserError
 from mscsa_deploy.timing.plan import CoreInputs, Preset, RowSpec
 from mscsa_deploy.timing.remote import Connection, Place, measure_on, pack
 
-SSHD = shutil.which("sshd") or ("/usr/sbin/sshd" if Path("/usr/sbin/sshd").exists() else None)
 PRESET = Preset(
     name="tiny", min_seconds=0.05, min_samples=8, row_cap_seconds=2.0, blocks=2, warmup_runs=1, warmup_seconds=0.0,
     rewarm_runs=0, remeasures=0, timeout_seconds=30.0,
@@ -50,59 +46,6 @@ def test_what_is_no_place_is_refused(text: str) -> None:
         Place.parse(text)
 
 
-class Server:
-    """An sshd that runs in the foreground, and the client configuration for it."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        self.place = f"ssh://{getpass.getuser()}@127.0.0.1:{port}"
-        for key in ("host", "client"):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True)
-        shutil.copy(folder / "client.pub", folder / "authorized")
-        (folder / "sshd_config").write_text(
-            f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized\n"
-            f"PidFile none\nUsePAM no\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n"
-        )
-        self.options = (
-            "-F", "none", "-i", str(folder / "client"), "-o", "IdentitiesOnly=yes",
-            "-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={folder}/known",
-        )  # fmt: skip
-        self.log = (folder / "log").open("wb")
-        self.process = subprocess.Popen(
-            [SSHD, "-D", "-e", "-f", folder / "sshd_config"], stdout=self.log, stderr=self.log
-        )
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline and self.process.poll() is None:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    return
-            time.sleep(0.02)
-        raise RuntimeError((folder / "log").read_text())
-
-    def sessions(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-    def close(self) -> None:
-        for process in self.sessions():
-            process.kill()
-        self.process.kill()
-        self.process.wait()
-        self.log.close()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    if SSHD is None or shutil.which("ssh-keygen") is None:
-        pytest.skip("there is no sshd here (apt-get install openssh-server)")
-    if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    made = Server(tmp_path_factory.mktemp("sshd"), port)
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def row(tmp_path: Path) -> RowSpec:
     """A row of the fake runtime, which answers in 2 ms."""
@@ -122,7 +65,7 @@ def _leftovers() -> list[Path]:
     return list(Path("/tmp").glob("mscsa-deploy.*"))
 
 
-def test_rows_come_home_and_nothing_stays_there(server: Server, row: RowSpec, tmp_path: Path) -> None:
+def test_rows_come_home_and_nothing_stays_there(server, row: RowSpec, tmp_path: Path) -> None:
     before = _leftovers()
     labels: list[str] = []
     broken = RowSpec(group="m", runtime="tensorrt", precision="fp16", path=row.path, core=row.core)
@@ -144,7 +87,7 @@ def test_rows_come_home_and_nothing_stays_there(server: Server, row: RowSpec, tm
     assert _leftovers() == before
 
 
-def test_a_lost_connection_is_an_error_and_leaves_no_process(server: Server, row: RowSpec, tmp_path: Path) -> None:
+def test_a_lost_connection_is_an_error_and_leaves_no_process(server, row: RowSpec, tmp_path: Path) -> None:
     before = _leftovers()
     slow = Preset(name="slow", min_seconds=30, min_samples=8, row_cap_seconds=60, blocks=2, timeout_seconds=30)
     workers: list[psutil.Process] = []
@@ -186,7 +129,7 @@ def _words(process: psutil.Process) -> list[str]:
         return []
 
 
-def test_unreachable_machine_is_a_clear_error(server: Server, row: RowSpec, tmp_path: Path) -> None:
+def test_unreachable_machine_is_a_clear_error(server, row: RowSpec, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         closed = f"ssh://127.0.0.1:{probe.getsockname()[1]}"
@@ -194,7 +137,7 @@ def test_unreachable_machine_is_a_clear_error(server: Server, row: RowSpec, tmp_
         measure_on(closed, [row], PRESET, samples_dir=tmp_path, ssh_options=server.options)
 
 
-def test_missing_python_and_missing_file_say_so(server: Server, row: RowSpec, tmp_path: Path) -> None:
+def test_missing_python_and_missing_file_say_so(server, row: RowSpec, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match=r"has no Python 3\.11 or newer"):
         measure_on(server.place, [row], PRESET, samples_dir=tmp_path, ssh_options=server.options, python="python0")
     Path(row.path).unlink()
@@ -202,7 +145,7 @@ def test_missing_python_and_missing_file_say_so(server: Server, row: RowSpec, tm
         pack([row], PRESET)
 
 
-def test_far_words_are_quoted(server: Server) -> None:
+def test_far_words_are_quoted(server) -> None:
     link = Connection(Place.parse(server.place), server.options)
     odd = "a b; echo $HOME `id` 'x' \"y\""
     assert link.expect(["printf", "%s", odd], what="print").decode() == odd
