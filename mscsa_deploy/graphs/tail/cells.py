@@ -53,9 +53,7 @@ class _Cells:
             highest, candidate = (b.op("Transpose", each, perm=[1, 0, 2, 3]) for each in (highest, candidate))
         self.highest = b.op("Reshape", highest, by_class)
         sums = np.stack([np.ones(shape.classes), np.arange(shape.classes)]).astype(np.float32)
-        count, only = b.many(
-            "Split", 2, b.op("MatMul", sums, b.op("Reshape", candidate, by_class)), ints(1, 1), axis=0
-        )
+        count, only = b.many("Split", 2, b.op("MatMul", sums, b.op("Reshape", candidate, by_class)), ints(1, 1), axis=0)
         self.count, self.only = count, only
         self.flat = b.op("Reshape", logits, ints(-1))
 
