@@ -106,7 +106,7 @@ class Runner:
         output = self.run(tensor)
         answered = time.perf_counter()
         size = (int(pixels.shape[0]), int(pixels.shape[1]))
-        classes, top = self._answer(output, size)
+        classes, top = self.answer(output, size)
         marks = (begin, decoded, ready, answered, time.perf_counter())
         parts = ("decode", "preprocess", "network", "postprocess")
         spent = {name: 1e3 * (b - a) for name, a, b in zip(parts, marks, marks[1:], strict=False)}
@@ -131,7 +131,19 @@ class Runner:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _answer(self, output: Array, size: tuple[int, int]) -> tuple[Array | None, tuple[Ranked, ...]]:
+    def answer(self, output: Array, size: tuple[int, int]) -> tuple[Array | None, tuple[Ranked, ...]]:
+        """What the network's output means for a picture of `size` (height, width).
+
+        Args:
+            output: As `run` returns it, batch 1.
+            size: Of the class map, in pixels.
+
+        Returns:
+            The class map and no classes (segmentation), or None and the best classes.
+
+        Raises:
+            StageError: The network answered with NaN.
+        """
         post = self.candidate.entry.postprocess
         if self.manifest.task == "cls":
             return None, self._ranked(output[0], post)
