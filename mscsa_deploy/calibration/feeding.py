@@ -26,11 +26,28 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Send what the library prints to our log: standard output belongs to the command line's answer."""
+    """Send what the library prints, warns and logs on the root logger to our log, at debug level.
+
+    Standard output belongs to the command line's answer, and a library's warning about one node is no news to
+    the user: what matters of it is in `Quantized.left_float`.
+    """
     spoken = io.StringIO()
-    with contextlib.redirect_stdout(spoken), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+
+    def redirect(record: logging.LogRecord) -> bool:
+        spoken.write(record.getMessage() + "\n")
+        return False
+
+    # With a handler in place, logging.warning() does not configure the root logger.
+    silencer = logging.NullHandler()
+    logging.root.addHandler(silencer)
+    logging.root.addFilter(redirect)
+    try:
+        with contextlib.redirect_stdout(spoken), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.root.removeFilter(redirect)
+        logging.root.removeHandler(silencer)
     for line in spoken.getvalue().splitlines():
         log.debug("onnxruntime: %s", line)
 

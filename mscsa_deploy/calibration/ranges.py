@@ -48,7 +48,9 @@ def collect_ranges(source: Source, samples: Samples, recipe: CalibrationRecipe, 
         feeder = Feeder(source, samples, progress, total)
         ranges = _extremes(path, feeder, recipe)
         for group in groups:
-            ranges.update(histogram_ranges(path, feeder, recipe, {name: ranges[name] for name in group}))
+            ranges.update(
+                histogram_ranges(path, feeder, recipe, {name: ranges[name] for name in group if name in ranges})
+            )
     return ranges
 
 

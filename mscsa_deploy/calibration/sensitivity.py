@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 
 from mscsa_deploy.calibration.checks import plain_session
-from mscsa_deploy.calibration.placement import BOOKKEEPING
+from mscsa_deploy.calibration.placement import BOOKKEEPING, Wiring
 from mscsa_deploy.calibration.source import initializers, open_source
 from mscsa_deploy.core.progress import silent
-from mscsa_deploy.errors import SpecError, UserError
+from mscsa_deploy.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from mscsa_deploy.calibration.samples import Samples
@@ -83,12 +84,13 @@ def node_units(nodes: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def quantized_nodes(quantized: onnx.ModelProto) -> tuple[str, ...]:
-    """Names of the nodes with a dequantized input, in graph order."""
-    written = {name for node in quantized.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    """Names of the nodes whose weights or outputs are rounded, in graph order."""
+    wiring = Wiring(quantized.graph)
     return tuple(
         node.name
         for node in quantized.graph.node
-        if node.op_type not in BOOKKEEPING and not written.isdisjoint(node.input)
+        if node.op_type not in BOOKKEEPING
+        and (any(_weight_step(wiring, name) for name in node.input) or _output_steps(wiring, node.output[0]))
     )
 
 
@@ -141,56 +143,81 @@ def measure_sensitivity(
 
 
 def with_pairs(float_model: onnx.ModelProto, quantized: onnx.ModelProto, kept: frozenset[str]) -> onnx.ModelProto:
-    """The float model with the quantized file's Q/DQ pairs on the inputs of the nodes in `kept` only.
+    """The float model where only the nodes in `kept` are rounded: their weights and what they give out.
 
-    Raises:
-        SpecError: A node of `kept` is missing from one of the two.
+    A tensor's rounding counts for the node that writes it, since leaving that node float is what removes it. The
+    rounding of the model's input counts for no node.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(float_model)
-    writers = {name: node for node in quantized.graph.node for name in node.output}
+    floats, pairs = Wiring(copy.graph), Wiring(quantized.graph)
     stored = initializers(quantized)
     partners = {node.name: node for node in quantized.graph.node}
-    needed: dict[str, onnx.TensorProto] = {}
-    ordered = []
+    steps: list[onnx.NodeProto] = []
     for node in copy.graph.node:
         partner = partners.get(node.name)
-        if node.name in kept:
-            if partner is None:
-                raise SpecError(f"node '{node.name}' is missing from the quantized file")
-            for index, name in enumerate(partner.input):
-                pair = _pair(writers, name, node.input[index], f"{node.name}_{index}")
-                if pair:
-                    ordered.extend(pair)
-                    node.input[index] = pair[-1].output[0]
-                    needed.update({key: stored[key] for step in pair for key in step.input if key in stored})
-        ordered.append(node)
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
-    del copy.graph.node[:]
-    copy.graph.node.extend(nodes)
+        if node.name not in kept or partner is None:
+            continue
+        for index, name in enumerate(partner.input):
+            step = _weight_step(pairs, name)
+            if step is not None:
+                node.input[index] = f"{node.name}_{index}_dq"
+                steps.append(_renamed(step, step.input[0], node.input[index]))
+        target = _after_activation(floats, set(partners), node.output[0])
+        steps.extend(_insert_output_pair(floats, _output_steps(pairs, partner.output[0]), target))
+    needed = {key for step in steps for key in step.input if key in stored}
     present = set(initializers(copy))
-    copy.graph.initializer.extend(tensor for key, tensor in needed.items() if key not in present)
-    return copy
+    copy.graph.initializer.extend(stored[key] for key in sorted(needed - present))
+    copy.graph.node.extend(steps)
+    # Inserted steps stand at the end of the list; sessions want every value written before it is read.
+    ordered = ir.from_proto(copy)
+    ordered.graph.sort()
+    return ir.to_proto(ordered)
 
 
-def _pair(writers: Mapping[str, onnx.NodeProto], name: str, tensor: str, prefix: str) -> list[onnx.NodeProto]:
-    """Nodes that round `tensor` as the quantized file rounds the input `name`; none when it does not."""
-    dequantize = writers.get(name)
-    if dequantize is None or dequantize.op_type != "DequantizeLinear":
+def _weight_step(wiring: Wiring, name: str) -> onnx.NodeProto | None:
+    """The DequantizeLinear that gives `name` from a stored weight, if one does."""
+    step = wiring.writer.get(name)
+    stored = step is not None and step.op_type == "DequantizeLinear" and step.input[0] not in wiring.writer
+    return step if stored else None
+
+
+def _output_steps(wiring: Wiring, name: str) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
+    """The QuantizeLinear and DequantizeLinear that round the tensor `name`, if they do."""
+    for first in wiring.readers.get(name, []):
+        if first.op_type == "QuantizeLinear":
+            for second in wiring.readers.get(first.output[0], []):
+                if second.op_type == "DequantizeLinear":
+                    return first, second
+    return None
+
+
+def _after_activation(wiring: Wiring, present: set[str], name: str) -> str:
+    """The tensor after the Relu or Clip that the writer folded into the scale of `name`."""
+    readers = wiring.readers.get(name, [])
+    folded = len(readers) == 1 and readers[0].op_type in {"Relu", "Clip"} and readers[0].name not in present
+    return readers[0].output[0] if folded else name
+
+
+def _insert_output_pair(
+    wiring: Wiring, pair: tuple[onnx.NodeProto, onnx.NodeProto] | None, target: str
+) -> list[onnx.NodeProto]:
+    """Q/DQ steps after the tensor `target`, whose writer and readers are rewired to them."""
+    if pair is None or f"{target}_float" in wiring.writer:
         return []
-    steps = []
-    quantize = writers.get(dequantize.input[0])
-    value = dequantize.input[0]
-    if quantize is not None:
-        step = onnx.NodeProto()
-        step.CopyFrom(quantize)
-        step.name, step.input[0], step.output[0] = f"{prefix}_q", tensor, f"{prefix}_q"
-        value = f"{prefix}_q"
-        steps.append(step)
-    step = onnx.NodeProto()
-    step.CopyFrom(dequantize)
-    step.name, step.input[0], step.output[0] = f"{prefix}_dq", value, f"{prefix}_dq"
-    return [*steps, step]
+    writer = wiring.writer[target]
+    raw = f"{target}_float"
+    writer.output[list(writer.output).index(target)] = raw
+    wiring.writer[raw] = writer
+    return [_renamed(pair[0], raw, f"{target}_q"), _renamed(pair[1], f"{target}_q", target)]
+
+
+def _renamed(step: onnx.NodeProto, value: str, output: str) -> onnx.NodeProto:
+    """A copy of a Q or DQ node that reads `value` and writes `output`."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(step)
+    copy.name, copy.input[0], copy.output[0] = f"{output}_step", value, output
+    return copy
 
 
 def _noise(wanted: list[list[Array]], got: list[list[Array]]) -> tuple[float, float]:
