@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 Shapes = dict[str, Shape]
 ROWS_SHOWN = 12
+COUNTER = "num_batches_tracked"
 HEADS = ("decode_head.conv_seg.weight", "head.l.weight", "head.weight")
 BLOCK = "backbone.mscsa.blocks.0."
 FIRST_KERNEL, SECOND_KERNEL = f"{BLOCK}csa1.down.convs.0.conv.weight", f"{BLOCK}csa1.down.convs.1.conv.weight"
@@ -75,8 +76,8 @@ def compare(have: Mapping[str, Shape], want: Mapping[str, Shape]) -> Difference:
 
     BatchNorm's batch counters are optional: nothing but training with a cumulative average reads them.
     """
-    missing = tuple(name for name in want if name not in have and not name.endswith("num_batches_tracked"))
-    unexpected = tuple(name for name in have if name not in want)
+    missing = tuple(name for name in want if name not in have and not name.endswith(COUNTER))
+    unexpected = tuple(name for name in have if name not in want and not name.endswith(COUNTER))
     misshapen = tuple((name, shape, want[name]) for name, shape in have.items() if name in want and shape != want[name])
     return Difference(missing, unexpected, misshapen)
 

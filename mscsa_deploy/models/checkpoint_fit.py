@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mscsa_deploy.errors import CheckpointError
 from mscsa_deploy.models.checkpoint_diff import (
+    COUNTER,
     Difference,
     advice,
     compare,
@@ -116,7 +117,7 @@ def fit(
         _refuse(checkpoint, named, difference, want=want, model=model_text, hint=hint)
     wrong = {name for name, *_ in difference.misshapen}
     state = {
-        name: _checked(named, name, want_float=not name.endswith("num_batches_tracked"))
+        name: _checked(named, name, want_float=not name.endswith(COUNTER))
         for name in shapes
         if name in want and name not in wrong
     }
@@ -184,7 +185,7 @@ def _refuse(
     raise CheckpointError(
         f"checkpoint '{checkpoint.path}' ({checkpoint.layout}, names of {named.layout}) "
         f"does not fit {model}: {counts[0]} missing, {counts[1]} unexpected, {counts[2]} of the wrong shape\n"
-        f"{table(difference, named, want)}{unused}\n",
+        f"{table(difference, named, want)}{unused}",
         hint=hint or "rename tensors with a key map, or allow a partial load",
     )
 
@@ -219,7 +220,7 @@ def _checked(named: Named, name: str, *, want_float: bool) -> Tensor:
 def _filled(empty: nn.Module, build: Callable[[], nn.Module], state: dict[str, Tensor]) -> nn.Module:
     """The model with `state`; what is not in it stays as a fixed seed initialises it."""
     want = empty.state_dict()
-    counters = {key: torch.zeros((), dtype=torch.int64) for key in want if key.endswith("num_batches_tracked")}
+    counters = {key: torch.zeros((), dtype=torch.int64) for key in want if key.endswith(COUNTER)}
     state = counters | state
     if len(state) == len(want):
         empty.load_state_dict(state, assign=True)
