@@ -69,9 +69,7 @@ def output_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
     """
     refuse_existing(path, force=force)
     if path.is_file():
-        raise UserError(
-            f"'{path}' is a file, expected a directory", hint="choose another place for the output"
-        )
+        raise UserError(f"'{path}' is a file, expected a directory", hint="choose another place for the output")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -83,9 +81,7 @@ def output_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
         yield work
         _replace_directory(work, path)
     except OSError as error:
-        raise StageError(
-            "write", str(path), error.strerror or str(error), hint="free some space and rerun"
-        ) from error
+        raise StageError("write", str(path), error.strerror or str(error), hint="free some space and rerun") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -128,8 +124,6 @@ def output_file(path: Path, *, force: bool = False) -> Iterator[Path]:
         work.chmod(0o644)
         work.replace(path)
     except OSError as error:
-        raise StageError(
-            "write", str(path), error.strerror or str(error), hint="free some space and rerun"
-        ) from error
+        raise StageError("write", str(path), error.strerror or str(error), hint="free some space and rerun") from error
     finally:
         work.unlink(missing_ok=True)

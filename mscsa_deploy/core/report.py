@@ -187,8 +187,17 @@ class Verdict(Record, frozen=True, kw_only=True):
     """Path of the recommended artefact inside the bundle."""
     runtime: str = ""
     precision: str = ""
+    recipe: str = ""
+    """Recipe of the recommended row; one artefact can have rows in several arithmetics."""
     gates: tuple[str, ...] = ()
     """One line per gate: what was asked and what came out."""
+
+    def picks(self, row: Row) -> bool:
+        """Whether `row` ran what is recommended; it may have several boundaries and modes."""
+        same = (row.runtime, row.precision) == (self.runtime, self.precision)
+        return (
+            same and row.status == "ok" and self.recommended in ("", row.artifact) and self.recipe in ("", row.recipe)
+        )
 
 
 class Report(Record, frozen=True, kw_only=True):

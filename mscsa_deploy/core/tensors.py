@@ -39,9 +39,7 @@ class TensorSpec:
             size in (-1, actual) for size, actual in zip(self.shape, array.shape, strict=True)
         )
         if not fits:
-            raise SpecError(
-                f"tensor '{self.name}' has shape {list(array.shape)}, expected {list(self.shape)}"
-            )
+            raise SpecError(f"tensor '{self.name}' has shape {list(array.shape)}, expected {list(self.shape)}")
 
 
 def check_feed(specs: tuple[TensorSpec, ...], feed: Feed) -> None:

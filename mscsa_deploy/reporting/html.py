@@ -86,13 +86,7 @@ def recommended_row(report: Report) -> Row | None:
     verdict = report.verdict
     if verdict is None or not verdict.runtime:
         return None
-    found = [
-        row
-        for row in report.rows
-        if row.latency_ms is not None
-        and (row.runtime, row.precision) == (verdict.runtime, verdict.precision)
-        and verdict.recommended in ("", row.artifact)
-    ]
+    found = [row for row in report.rows if row.latency_ms is not None and verdict.picks(row)]
     return min(found, key=lambda row: (row.boundary != "core", row.mode != "back_to_back"), default=None)
 
 

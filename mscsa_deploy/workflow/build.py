@@ -270,15 +270,18 @@ def engine_variant(base: Variant, target: Target, progress: Progress = silent) -
         parts = {"onnx": source.sha256, "compute_capabilities": capabilities, "tools": tools}
         folder, built = cached("engine", parts, Artifact, make)
     except UnsupportedError as error:
-        return replace(base, status="not run", reason=str(error), judged_by=source)
+        return replace(base, status="not run", reason=str(error), source=source)
     except DeployError as error:
-        return replace(base, status="failed", reason=str(error), judged_by=source)
+        return replace(base, status="failed", reason=str(error), source=source)
     made = replace(
         base,
         artifact=located(built, folder),
-        place=Path(base.place).with_suffix(".engine").as_posix(),
-        judged_by=source,
-        details={"compute_capabilities": list(capabilities)},
+        source=source,
+        details={
+            "compute_capabilities": list(capabilities),
+            "engine_bytes": (folder / built.path).stat().st_size,
+            "engine_library": tools,
+        },
     )
     can = RUNTIMES.load("tensorrt")().probe()
     if can.available and "cuda" in can.devices:

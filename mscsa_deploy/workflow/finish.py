@@ -43,8 +43,10 @@ def finish(results: Results, *, out: Path, force: bool) -> Finished:
 
 def _place_files(results: Results, work: Path) -> None:
     shutil.copytree(results.samples_dir, work / "samples")
+    # A temporary directory is private; its copy is as readable as the rest of the bundle.
+    (work / "samples").chmod(0o755)
     places = {"model.onnx": results.model.path}
-    places |= {v.place: v.artifact.path for v in results.variants if v.place and v.status != "failed"}
+    places |= {v.place: v.shipped.path for v in results.variants if v.place and v.status != "failed"}
     for place, source in places.items():
         target = work / place
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +79,7 @@ def _unmeasured(variant: Variant, results: Results) -> Row:
         threads=variant.settings.threads,
         input_size=results.prepared.size,
         artifact=variant.place,
-        sha256=variant.artifact.sha256,
+        sha256=variant.shipped.sha256,
         recipe=variant.recipe,
         size_bytes=variant.size_bytes,
     )
@@ -85,7 +87,7 @@ def _unmeasured(variant: Variant, results: Results) -> Row:
 
 def _with_accuracy(row: Row, variant: Variant, score: Evaluation | None, reference: Evaluation | None) -> Row:
     details = {**row.details, **variant.details}
-    if variant.judged_by is not None and score is not None:
+    if variant.status != "ok" and score is not None:
         details["accuracy_measured_with"] = "ONNX Runtime on the ONNX file that the engine was built from"
     if variant.notes:
         details["notes"] = list(variant.notes)

@@ -35,6 +35,7 @@ def judge(rows: Sequence[Row], results: Results) -> tuple[tuple[Gate, ...], Verd
         recommended=chosen.artifact if chosen else "",
         runtime=chosen.runtime if chosen else "",
         precision=chosen.precision if chosen else "",
+        recipe=chosen.recipe if chosen else "",
         gates=tuple(str(gate) for gate in gates),
     )
 

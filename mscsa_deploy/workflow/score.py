@@ -60,10 +60,10 @@ def _runnable(variant: Variant) -> tuple[str, Path, SessionSettings] | None:
 
     if variant.status == "ok":
         return variant.runtime, variant.artifact.path, replace(variant.settings, threads=SCORING_THREADS)
-    if variant.judged_by is None or not RUNTIMES.load("onnxruntime")().probe().available:
+    if variant.source is None or not RUNTIMES.load("onnxruntime")().probe().available:
         return None
     precision = "int8" if variant.precision == "int8" else "fp32"
-    return "onnxruntime", variant.judged_by.path, SessionSettings(threads=SCORING_THREADS, precision=precision)
+    return "onnxruntime", variant.source.path, SessionSettings(threads=SCORING_THREADS, precision=precision)
 
 
 def _score(

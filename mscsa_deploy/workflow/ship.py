@@ -109,7 +109,7 @@ def _entry(place: str, variants: Sequence[Variant], report: Report, results: Res
     from mscsa_deploy.bundle.manifest import ArtifactEntry, LeftFloat, Postprocess, Tensor
 
     recipe, made = results.prepared.recipe, variants[0] if variants else None
-    artifact = made.artifact if made else results.model
+    artifact = made.shipped if made else results.model
     runtimes = tuple(dict.fromkeys(variant.runtime for variant in variants)) or ANY_RUNTIME
     return ArtifactEntry(
         path=place,

@@ -24,7 +24,9 @@ class Variant:
         precision: Of the row: what the artefact stores, or ``"bf16"`` for a runtime's own arithmetic.
         artifact: The file.
         settings: How its session is made.
-        place: Path of the file inside the bundle; empty when it is measured but not shipped.
+        place: Path of the shipped file inside the bundle; empty when it is measured but not shipped.
+        source: The file that is shipped instead of `artifact`: the ONNX file that a TensorRT engine was built
+            from. Engines are large and bound to a library version, so they are built where they run.
         role: What it is to the other rows of its runtime: the plain FP32 export, or the optimized one.
         recipe: Name of the calibration recipe; empty for float.
         left_float: What an INT8 artefact still computes in float.
@@ -32,8 +34,7 @@ class Variant:
         requires: Instruction sets without which results or speed differ.
         status: ``"ok"`` while it can be run here.
         reason: Why it cannot.
-        judged_by: A stand-in artefact that this machine can run when it cannot run this one.
-        notes: Facts for the report.
+            notes: Facts for the report.
     """
 
     runtime: str
@@ -41,6 +42,7 @@ class Variant:
     artifact: Artifact
     settings: SessionSettings
     place: str = ""
+    source: Artifact | None = None
     role: Role = ""
     recipe: str = ""
     left_float: tuple[LeftFloat, ...] = ()
@@ -48,9 +50,13 @@ class Variant:
     requires: tuple[str, ...] = ()
     status: Status = "ok"
     reason: str = ""
-    judged_by: Artifact | None = None
     notes: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def shipped(self) -> Artifact:
+        """The file that goes into the bundle."""
+        return self.source or self.artifact
 
     @property
     def label(self) -> str:
@@ -60,7 +66,7 @@ class Variant:
 
     @property
     def size_bytes(self) -> int:
-        """Of the file, with OpenVINO's weights beside it."""
-        path = self.artifact.path
+        """Of the shipped file, with OpenVINO's weights beside it."""
+        path = self.shipped.path
         weights = path.with_suffix(".bin")
         return path.stat().st_size + (weights.stat().st_size if path.suffix == ".xml" and weights.is_file() else 0)
