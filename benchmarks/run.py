@@ -26,10 +26,11 @@ from stock import MAKERS
 
 from mscsa_deploy.core.artifact import Artifact, MadeBy
 from mscsa_deploy.core.config import Config, read_json, read_toml, to_json, to_plain
-from mscsa_deploy.core.environment import read_environment
+from mscsa_deploy.core.environment import Environment, read_environment
 from mscsa_deploy.core.files import cache_root, content_key
 from mscsa_deploy.core.report import Boundary, ModelRecord, Report, Row
 from mscsa_deploy.runtimes.protocol import KINDS, SessionSettings
+from mscsa_deploy.timing.explain import explain
 from mscsa_deploy.timing.plan import Preset, Role, preset
 from mscsa_deploy.timing.rows import ratio_of_files
 from mscsa_deploy.workflow.evaluate import ImageSet
@@ -65,6 +66,7 @@ class Suite(Config, frozen=True, kw_only=True):
         calibration: Images the stock quantizers see.
         calibration_images: How many of them.
         evaluation: Images that accuracy is quoted on.
+        evaluation_images: How many of them; None for all.
         boundaries: What is timed.
         threads: Compute threads of every row.
         preset: Fields that replace those of the full preset.
@@ -78,6 +80,7 @@ class Suite(Config, frozen=True, kw_only=True):
     calibration: str
     calibration_images: int
     evaluation: str
+    evaluation_images: int | None = None
     boundaries: tuple[Boundary, ...]
     threads: int = 1
     preset: dict[str, Any] = msgspec.field(default_factory=dict)
@@ -175,22 +178,21 @@ def _measure(
     suite: Suite, prepared: Prepared, variants: list[Variant], plan: Preset, *, work: Path, resume: bool
 ) -> Report:
     environment = read_environment()
-    images = _images(suite, prepared, suite.evaluation)
+    images = _images(suite, prepared, suite.evaluation, suite.evaluation_images)
     samples = work / "samples"
     measurement = Measurement(
         group=suite.model, images=images, boundaries=suite.boundaries, preset=plan, profile="", threads=suite.threads,
         explain=True,
     )  # fmt: skip
     made = measure_variants(
-        variants, measurement, work=work, samples_dir=samples, fingerprint=environment.fingerprint(),
-        resume=resume, progress=_tell,
-    )  # fmt: skip
-    scores = score_variants(variants, images, work=work, progress=_tell)
+        variants, measurement, samples_dir=samples, fingerprint=environment.fingerprint(), resume=resume, progress=_tell
+    )
+    scores = score_variants(variants, images, progress=_tell)
     rows = []
     for (position, _), row in made.items():
         score = scores[position]
         metric = None if score is None else score.metric(scores[0])
-        rows.append(msgspec.structs.replace(row, metric=metric))
+        rows.append(msgspec.structs.replace(_explained(row, list(made.values()), environment), metric=metric))
     return Report(
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         command=shlex.join(["python", "benchmarks/run.py", *map(_shown, sys.argv[1:])]),
@@ -202,6 +204,16 @@ def _measure(
         data={"preset": to_plain(plan), "comparisons": _comparisons(rows, samples)},
         rows=tuple(rows),
     )  # fmt: skip
+
+
+def _explained(row: Row, rows: list[Row], environment: Environment) -> Row:
+    """`row` with its profile put into words; the profile itself is too long to keep."""
+    plain = next(
+        (r for r in rows if (r.runtime, r.boundary, r.details.get("role")) == (row.runtime, row.boundary, "fp32")), None
+    )
+    words = explain(row, plain, arch=environment.arch, isa=environment.isa)
+    details = {name: value for name, value in row.details.items() if name != "op_profile"}
+    return msgspec.structs.replace(row, explanation=words, details=details)
 
 
 def _shown(argument: str) -> str:
