@@ -22,13 +22,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from stock import MAKERS
+from stock import INPUT, MAKERS
 
 from mscsa_deploy.core.artifact import Artifact, MadeBy
 from mscsa_deploy.core.config import Config, read_json, read_toml, to_json, to_plain
 from mscsa_deploy.core.environment import Environment, read_environment
 from mscsa_deploy.core.files import cache_root, content_key
 from mscsa_deploy.core.report import Boundary, ModelRecord, Report, Row
+from mscsa_deploy.core.tensors import TensorSpec
+from mscsa_deploy.errors import unknown_name
+from mscsa_deploy.runtimes import RUNTIMES
 from mscsa_deploy.runtimes.protocol import KINDS, SessionSettings
 from mscsa_deploy.timing.explain import explain
 from mscsa_deploy.timing.plan import Preset, Role, preset
@@ -93,18 +96,32 @@ def main() -> None:
     parser.add_argument("suite", type=Path)
     parser.add_argument("--bundle", type=Path, help="a bundle that 'deploy' made for the suite's model")
     parser.add_argument("--quick", action="store_true", help="the quick preset, to try the suite out")
+    parser.add_argument("--dry-run", action="store_true", help="show the rows and stop")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     given = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     suite = read_toml(given.suite, Suite)
+    plan = preset("quick") if given.quick else preset("full", **suite.preset)
+    if given.dry_run:
+        _show(suite, plan)
+        return
     prepared = _prepare(suite)
     work = cache_root() / "benchmarks" / content_key({"suite": to_plain(suite), "model": prepared.key})
     work.mkdir(parents=True, exist_ok=True)
     bundle = given.bundle or _deploy(suite, work / "bundle")
     variants = [*_stock_variants(suite, prepared, work), *_our_variants(suite, bundle)]
-    plan = preset("quick") if given.quick else preset("full", **suite.preset)
     report = _measure(suite, prepared, variants, plan, work=work, resume=given.resume)
     print(f"wrote {_write(suite, report, work)}")
+
+
+def _show(suite: Suite, plan: Preset) -> None:
+    """Print what would be measured; an unknown maker or runtime is an error already here."""
+    for stock in suite.stock:
+        for name, known in ((stock.make, MAKERS), (stock.runtime, RUNTIMES)):
+            if name not in known:
+                raise unknown_name("maker or runtime", name, known)
+        print(f"{stock.runtime} {stock.precision}: {stock.name}")
+    print(f"and every artefact of the bundle; {', '.join(suite.boundaries)}, {plan.min_seconds:g} s a row at least")
 
 
 def _prepare(suite: Suite) -> Prepared:
@@ -180,9 +197,10 @@ def _measure(
     environment = read_environment()
     images = _images(suite, prepared, suite.evaluation, suite.evaluation_images)
     samples = work / "samples"
+    height, width = prepared.size
     measurement = Measurement(
         group=suite.model, images=images, boundaries=suite.boundaries, preset=plan, profile="", threads=suite.threads,
-        explain=True,
+        explain=True, declared=TensorSpec(INPUT, "float32", (1, 3, height, width)),
     )  # fmt: skip
     made = measure_variants(
         variants, measurement, samples_dir=samples, fingerprint=environment.fingerprint(), resume=resume, progress=_tell
