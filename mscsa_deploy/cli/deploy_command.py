@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from mscsa_deploy.cli.options import NAMES, checkpoint_options, output_options
-from mscsa_deploy.cli.terminal import Terminal, common_options
+from mscsa_deploy.cli.terminal import Terminal, command_line, common_options
 
 
 @click.command("deploy")
@@ -24,7 +22,9 @@ from mscsa_deploy.cli.terminal import Terminal, common_options
 @click.option("--runtime", "runtimes", type=NAMES, help="Runtimes to deploy for (default: the device profile's).")
 @click.option("--device", metavar="PROFILE", help="Device profile (default: this machine's).")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads per session (default: the profile's).")
-@click.option("--preset", type=click.Choice(["smoke", "quick", "full"]), default="quick", show_default=True, help="Timing.")
+@click.option(
+    "--preset", type=click.Choice(["smoke", "quick", "full"]), default="quick", show_default=True, help="Timing."
+)
 @click.option("--max-drop", type=float, help="Largest accepted INT8 drop in points (default 0.5 mIoU, 0.3 top-1).")
 @click.option("--require-int8", is_flag=True, help="Fail unless an INT8 artefact is within budget and faster.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
@@ -39,7 +39,7 @@ def command(terminal: Terminal, out: Path, *, force: bool, dry_run: bool, **sett
     from mscsa_deploy.workflow.deploy import make_plan, run_deploy
     from mscsa_deploy.workflow.deployment import DeployRequest
 
-    request = DeployRequest(**settings, command=_command_line())
+    request = DeployRequest(**settings, command=command_line())
     if dry_run:
         plan = make_plan(request)
         terminal.document({"profile": plan.profile.name, "runtimes": plan.runtimes, "recipes": plan.recipes})
@@ -57,8 +57,3 @@ def command(terminal: Terminal, out: Path, *, force: bool, dry_run: bool, **sett
 
     terminal.show(render(finished.report), f"report: {out / 'report.html'}")
     return finished.exit_code
-
-
-def _command_line() -> str:
-    """The command as typed, without the path of the program."""
-    return shlex.join(["mscsa-deploy", *sys.argv[1:]])

@@ -95,3 +95,11 @@ checkpoint_options = stacked(
 foreign_options = stacked(
     click.option("--preprocess", type=INPUT_FILE, metavar="FILE", help="Preprocessing (TOML) of a foreign ONNX file."),
 )
+
+preset_option = click.option(
+    "--preset",
+    type=click.Choice(["smoke", "quick", "full"]),
+    default="quick",
+    show_default=True,
+    help="How long each row is measured; smoke only shows that it runs.",
+)

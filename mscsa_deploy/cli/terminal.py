@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from mscsa_deploy.core.progress import Progress, silent
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from mscsa_deploy.errors import DeployError
 
 PLAIN_LINE_SECONDS = 2.0
 Command = Callable[..., Any]
@@ -40,6 +43,11 @@ def common_options(function: Command) -> Command:
         return function(*args, terminal=Terminal(as_json, quiet), **kwargs)
 
     return wrapper
+
+
+def command_line() -> str:
+    """The command as typed, without the path of the program."""
+    return shlex.join(["mscsa-deploy", *sys.argv[1:]])
 
 
 def _configure_logging(*, quiet: bool, verbose: int) -> None:
@@ -71,6 +79,11 @@ class Terminal:
         """A remark on stderr, unless quiet."""
         if not self.quiet:
             sys.stderr.write(text + "\n")
+
+    def complain(self, error: DeployError) -> int:
+        """Say on stderr what went wrong with a part of the work, the rest being done; returns the exit code."""
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
 
     def document(self, value: Any) -> None:
         """The JSON document of this command, if one was asked for."""

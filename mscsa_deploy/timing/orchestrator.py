@@ -230,7 +230,8 @@ def _needs_explaining(run: RowRun, runs: Sequence[RowRun]) -> bool:
 
 
 def _too_slow(run: RowRun, runs: Sequence[RowRun]) -> bool:
-    reference = references(run, runs).get("fp32")
+    found = references(run, runs)
+    reference = found.get("fp32") or found.get("optimised_fp32")
     if run.failure is not None or run.spec.precision == "fp32" or reference is None:
         return False
     ratio = ratio_to(run, reference)

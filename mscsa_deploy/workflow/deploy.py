@@ -10,6 +10,7 @@ from pathlib import Path
 from mscsa_deploy.core.files import refuse_existing
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.report import Boundary, Row, Status
+from mscsa_deploy.core.tensors import TensorSpec
 from mscsa_deploy.errors import DeployError, UnsupportedError, UserError, unknown_name
 from mscsa_deploy.workflow.build import (
     Sources,
@@ -105,7 +106,7 @@ def run_deploy(request: DeployRequest, out: Path, *, force: bool = False, progre
     _build(job, sources)
     scores = _score(job)
     with tempfile.TemporaryDirectory(prefix="mscsa-deploy-") as folder:
-        rows = _measure(job, Path(folder))
+        rows = _measure(job, sources.optimized.inputs[0], Path(folder))
         job.progress(0, 1, "report")
         results = Results(
             prepared=prepared,
@@ -218,7 +219,7 @@ def _score(job: _Job) -> list[Evaluation | None]:
     return scores
 
 
-def _measure(job: _Job, samples_dir: Path) -> dict[tuple[int, Boundary], Row]:
+def _measure(job: _Job, declared: TensorSpec, samples_dir: Path) -> dict[tuple[int, Boundary], Row]:
     from mscsa_deploy.models.cost import model_cost
     from mscsa_deploy.timing.plan import preset
 
@@ -233,6 +234,7 @@ def _measure(job: _Job, samples_dir: Path) -> dict[tuple[int, Boundary], Row]:
         threads=threads,
         macs=cost.macs,
         affinity=job.plan.profile.cores(threads),
+        declared=declared,
     )
     with job.stages.stage("latency") as note:
         rows = measure_variants(

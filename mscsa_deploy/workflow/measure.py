@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from mscsa_deploy.core.config import to_plain
 from mscsa_deploy.core.files import cache_root, content_key
 from mscsa_deploy.core.progress import Progress, silent
-from mscsa_deploy.core.report import Boundary, Row
+from mscsa_deploy.core.report import Boundary, Mode, Row
+from mscsa_deploy.core.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from mscsa_deploy.timing.plan import CoreInputs, EncodedInputs, Preset, RowSpec
     from mscsa_deploy.workflow.evaluate import ImageSet
     from mscsa_deploy.workflow.variants import Variant
-
-JPEG_QUALITY = 95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +33,9 @@ class Measurement:
         macs: Of one forward pass; 0 when not known.
         affinity: Cores to pin to; empty leaves it to the system.
         explain: Ask every runtime for its profile by operator.
-        input_name: Name of the models' picture input.
+        declared: The models' picture input.
+        rate: Pictures a second for paced rows; 0 for back-to-back ones.
+        streams: Parallel streams; more than one makes throughput rows.
     """
 
     group: str
@@ -46,7 +47,14 @@ class Measurement:
     macs: int = 0
     affinity: tuple[int, ...] = ()
     explain: bool = False
-    input_name: str = "image"
+    declared: TensorSpec
+    rate: float = 0.0
+    streams: int = 1
+
+    @property
+    def mode(self) -> Mode:
+        """How calls follow one another."""
+        return "paced" if self.rate else "throughput" if self.streams > 1 else "back_to_back"
 
 
 def measure_variants(
@@ -70,7 +78,7 @@ def measure_variants(
     """
     from mscsa_deploy.timing.orchestrator import measure
 
-    core, encoded = write_inputs(plan.images, plan.input_name)
+    core, encoded = write_inputs(plan.images, plan.declared)
     keys: list[tuple[int, Boundary]] = []
     specs: list[RowSpec] = []
     for position, variant in enumerate(variants):
@@ -99,6 +107,9 @@ def _spec(variant: Variant, plan: Measurement, inputs: CoreInputs | EncodedInput
         core=core,
         encoded=None if isinstance(inputs, CoreInputs) else inputs,
         role=variant.role,
+        mode=plan.mode,
+        rate=plan.rate,
+        streams=plan.streams,
         device=variant.settings.device,
         threads=variant.settings.threads,
         affinity=plan.affinity,
@@ -114,39 +125,17 @@ def _spec(variant: Variant, plan: Measurement, inputs: CoreInputs | EncodedInput
     )
 
 
-def write_inputs(images: ImageSet, input_name: str) -> tuple[CoreInputs, EncodedInputs]:
+def write_inputs(images: ImageSet, declared: TensorSpec) -> tuple[CoreInputs, EncodedInputs]:
     """Write the inputs that rows rotate over: preprocessed tensors, and encoded pictures.
 
-    They lie in the cache, where a resumed run finds the same ones. Pictures that come from files are used as
-    they are; composed ones are written as JPEG.
+    They lie in the cache, where a resumed run finds the same ones.
     """
-    import numpy as np
-
-    from mscsa_deploy.timing.plan import MIN_INPUTS, CoreInputs, EncodedInputs
+    from mscsa_deploy.timing.inputs import write_core_inputs, write_pictures
+    from mscsa_deploy.timing.plan import MIN_INPUTS
 
     count = min(len(images), MIN_INPUTS)
-    key = {"images": images.hashes[:count], "preprocess": to_plain(images.preprocess), "input": input_name}
+    key = {"images": images.hashes[:count], "preprocess": to_plain(images.preprocess), "input": declared.name}
     work = cache_root() / "inputs" / content_key(key)
-    work.mkdir(parents=True, exist_ok=True)
-    # With fewer pictures than the rotation wants, flipped ones fill it: other bytes of the same kind.
-    inputs = [images.input(index % len(images)) for index in range(MIN_INPUTS)]
-    for index in range(count, MIN_INPUTS):
-        inputs[index] = np.ascontiguousarray(inputs[index][..., :: (-1) ** (index // count)])
-    tensors = work / "inputs.npz"
-    np.savez(tensors, **{input_name: np.stack(inputs)})  # type: ignore[arg-type]  # the stub takes the name for a flag
-    files = tuple(str(_picture(images, index % count, work)) for index in range(MIN_INPUTS))
-    task: Literal["cls", "seg"] = "seg" if images.task == "seg" else "cls"
-    return CoreInputs(path=str(tensors)), EncodedInputs(files=files, preprocess=images.preprocess, task=task)
-
-
-def _picture(images: ImageSet, index: int, work: Path) -> Path:
-    from PIL import Image
-
-    samples = getattr(images.dataset, "samples", None)
-    if samples is not None:
-        path: Path = samples[index].image
-        return path.resolve()
-    target = work / f"picture-{index:02d}.jpg"
-    if not target.exists():
-        Image.fromarray(images.dataset.load(index)[0]).save(target, quality=JPEG_QUALITY)
-    return target
+    pictures = [images.dataset.load(index)[0] for index in range(count)]
+    core = write_core_inputs(work / "inputs.npz", declared, pictures, images.preprocess)
+    return core, write_pictures(work / "pictures", pictures, images.preprocess, images.task)

@@ -1,0 +1,284 @@
+"""`benchmark`: honest latency of bundles, ONNX files and models of the zoo on every runtime asked for."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mscsa_deploy.core.progress import Progress, silent
+from mscsa_deploy.core.report import Boundary, ModelRecord, Report, Row, StageRecord, Verdict
+from mscsa_deploy.errors import UserError, unknown_name
+from mscsa_deploy.workflow.evaluate import ImageSet
+from mscsa_deploy.workflow.images import open_images
+from mscsa_deploy.workflow.measure import Measurement, measure_variants
+from mscsa_deploy.workflow.output import write_output
+from mscsa_deploy.workflow.subject import Subject, open_subject
+from mscsa_deploy.workflow.variants import Variant
+
+if TYPE_CHECKING:
+    from mscsa_deploy.core.environment import Environment
+    from mscsa_deploy.models.spec import Task
+    from mscsa_deploy.runtimes.profile import DeviceProfile
+
+ALL_BOUNDARIES: tuple[Boundary, ...] = ("core", "end_to_end")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkRequest:
+    """What to measure and how.
+
+    Args:
+        models: Zoo names, recipes, ONNX files or bundles.
+        task: For a model that does not say its own.
+        preprocess: Preprocessing (TOML) for a foreign ONNX file.
+        checkpoint: Weights for a zoo name.
+        random_weights: Seed of random weights for a zoo name.
+        runtimes: The device profile's if None.
+        precisions: Everything that is there if None.
+        threads: The profile's if None.
+        device: Device profile; this machine's if None.
+        preset: ``smoke``, ``quick`` or ``full``.
+        rate: Pictures a second, for paced rows; 0 for back-to-back ones.
+        streams: Parallel streams; more than one makes throughput rows.
+        boundaries: ``core``, ``end_to_end`` or both.
+        images: What the inputs are made from.
+        explain: Ask the runtimes where the time goes, for every row.
+        peak: Measure the machine's own peak and give each row's share of it.
+        resume: Go on with an interrupted run.
+        command: The command line, for the report.
+    """
+
+    models: tuple[str, ...]
+    task: Task | None = None
+    preprocess: Path | None = None
+    checkpoint: Path | None = None
+    random_weights: int | None = None
+    runtimes: tuple[str, ...] | None = None
+    precisions: tuple[str, ...] | None = None
+    threads: int | None = None
+    device: str | None = None
+    preset: str = "quick"
+    rate: float = 0.0
+    streams: int = 1
+    boundaries: tuple[Boundary, ...] = ALL_BOUNDARIES
+    images: str = "validation"
+    explain: bool = False
+    peak: bool = True
+    resume: bool = True
+    command: str = ""
+
+
+def run_benchmark(
+    request: BenchmarkRequest, out: Path | None = None, *, force: bool = False, progress: Progress = silent
+) -> tuple[Report, int]:
+    """The report of the measured rows, and the exit code; written to the directory `out` if one is given.
+
+    Raises:
+        UserError: A model, runtime, precision or image set does not exist or does not fit.
+        UnsupportedError: No profile fits this machine.
+    """
+    from mscsa_deploy.core.environment import read_environment
+    from mscsa_deploy.reporting.files import write_report
+    from mscsa_deploy.runtimes.profile import pick_profile, read_profile
+
+    environment = read_environment()
+    profile = read_profile(request.device) if request.device else pick_profile(environment)[0]
+    subjects = [open_subject(model, request, profile, progress) for model in request.models]
+    with tempfile.TemporaryDirectory(prefix="mscsa-deploy-") as folder:
+        samples = Path(folder) / "samples"
+        rows = [
+            row
+            for subject in subjects
+            for row in _measure(subject, request, profile, environment, samples=samples, progress=progress)
+        ]
+        rows = _with_shares(rows, request, profile, environment, progress)
+        rows = _with_explanations(rows, environment)
+        report = _report(rows, subjects, request, environment, profile)
+        if out is not None:
+            with write_output(out, force=force) as work:
+                if samples.is_dir():
+                    samples.rename(work / "samples")
+                write_report(report, work)
+    return report, _exit_code(report, request)
+
+
+def _measure(
+    subject: Subject,
+    request: BenchmarkRequest,
+    profile: DeviceProfile,
+    environment: Environment,
+    *,
+    samples: Path,
+    progress: Progress,
+) -> Iterator[Row]:
+    from mscsa_deploy.timing.plan import preset
+
+    variants = tuple(_wanted(subject.variants, request))
+    if not variants:
+        raise UserError(
+            f"nothing of '{subject.name}' is left to measure",
+            hint=f"it has: {', '.join(sorted({variant.label for variant in subject.variants}))}",
+        )
+    threads = request.threads or profile.threads
+    images = ImageSet(open_images(request.images, "seg"), subject.preprocess, subject.task, subject.classes)
+    plan = Measurement(
+        group=subject.name,
+        images=images,
+        boundaries=request.boundaries,
+        preset=preset(request.preset),
+        profile=profile.name,
+        threads=threads,
+        macs=subject.macs,
+        affinity=profile.cores(threads),
+        explain=request.explain,
+        declared=subject.declared,
+        rate=request.rate,
+        streams=request.streams,
+    )
+    measured = measure_variants(
+        variants,
+        plan,
+        samples_dir=samples,
+        fingerprint=environment.fingerprint(),
+        resume=request.resume,
+        progress=progress,
+    )
+    for position, variant in enumerate(variants):
+        for boundary in request.boundaries:
+            if (position, boundary) in measured:
+                yield measured[position, boundary]
+        if variant.status != "ok":
+            yield _not_run(variant, subject, profile)
+
+
+def _wanted(variants: Sequence[Variant], request: BenchmarkRequest) -> Iterator[Variant]:
+    from mscsa_deploy.runtimes import RUNTIMES
+
+    for name in request.runtimes or ():
+        if name not in RUNTIMES:
+            raise unknown_name("runtime", name, RUNTIMES)
+    for variant in variants:
+        if request.runtimes and variant.runtime not in request.runtimes:
+            continue
+        if request.precisions and variant.precision not in request.precisions:
+            continue
+        threads = request.threads or variant.settings.threads
+        yield replace(variant, settings=replace(variant.settings, threads=threads))
+
+
+def _not_run(variant: Variant, subject: Subject, profile: DeviceProfile) -> Row:
+    return Row(
+        runtime=variant.runtime,
+        precision=variant.precision,
+        status=variant.status,
+        reason=variant.reason,
+        profile=profile.name,
+        device=variant.settings.device,
+        threads=variant.settings.threads,
+        input_size=(subject.preprocess.height, subject.preprocess.width),
+        artifact=variant.place or variant.artifact.path.name,
+        sha256=variant.shipped.sha256,
+        recipe=variant.recipe,
+        size_bytes=variant.size_bytes,
+    )
+
+
+def _with_shares(
+    rows: list[Row], request: BenchmarkRequest, profile: DeviceProfile, environment: Environment, progress: Progress
+) -> list[Row]:
+    """The rows with their share of the machine's measured peak, where one was asked for."""
+    from mscsa_deploy.timing.peak import peaks, with_share
+
+    if not request.peak or not any(row.macs_per_s for row in rows):
+        return rows
+    threads = request.threads or profile.threads
+    roofs = peaks(
+        {row.runtime for row in rows},
+        threads=threads,
+        fingerprint=environment.fingerprint(),
+        affinity=profile.cores(threads),
+        progress=lambda done, total, label: progress(done, total, f"peak of this machine: {label}"),
+    )
+    return [with_share(row, roofs) for row in rows]
+
+
+def _with_explanations(rows: list[Row], environment: Environment) -> list[Row]:
+    """The rows with a profile, put into words next to the FP32 row of their runtime."""
+    from mscsa_deploy.timing.explain import explain, profile_of
+
+    explained = []
+    for row in rows:
+        if profile_of(row) is None:
+            explained.append(row)
+            continue
+        reference = next((other for other in rows if _is_reference(other, row)), None)
+        words = explain(row, reference, arch=environment.arch, isa=environment.isa)
+        explained.append(msgspec.structs.replace(row, explanation=words))
+    return explained
+
+
+def _is_reference(other: Row, row: Row) -> bool:
+    same = ("runtime", "boundary", "mode", "threads", "batch", "input_size", "streams")
+    plain = other.details.get("role") == "fp32" and other.details.get("group") == row.details.get("group")
+    return plain and other is not row and all(getattr(other, name) == getattr(row, name) for name in same)
+
+
+def _report(
+    rows: Sequence[Row],
+    subjects: Sequence[Subject],
+    request: BenchmarkRequest,
+    environment: Environment,
+    profile: DeviceProfile,
+) -> Report:
+    from mscsa_deploy.timing.explain import recommend
+
+    core = [row for row in rows if row.boundary == request.boundaries[0] and row.runtime != "pytorch"]
+    chosen = recommend(core) if len(subjects) == 1 else None
+    first = subjects[0]
+    verdict = None
+    if chosen is not None:
+        verdict = Verdict(
+            passed=True,
+            summary=f"By latency alone, {chosen.summary}; accuracy was not judged here.",
+            recommended=chosen.row.artifact,
+            runtime=chosen.row.runtime,
+            precision=chosen.row.precision,
+            recipe=chosen.row.recipe,
+        )
+    return Report(
+        created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        command=request.command,
+        environment={
+            **json.loads(msgspec.json.encode(environment)),
+            "fingerprint": environment.fingerprint(),
+            "profile": profile.name,
+        },
+        model=ModelRecord(
+            name=", ".join(subject.name for subject in subjects),
+            task=first.task,
+            sha256=first.sha256,
+            params=first.params or None,
+            macs=first.macs or None,
+            input_size=(first.preprocess.height, first.preprocess.width),
+            classes=first.classes,
+            random_weights=any(subject.random_weights for subject in subjects),
+        ),
+        data={"inputs": {"name": request.images}},
+        stages=(StageRecord(name="benchmark", seconds=0.0, status="ok", detail=f"preset {request.preset}"),),
+        rows=tuple(rows),
+        verdict=verdict,
+    )
+
+
+def _exit_code(report: Report, request: BenchmarkRequest) -> int:
+    if any(row.status == "failed" for row in report.rows):
+        return 4
+    named = request.runtimes or ()
+    return 3 if any(row.status != "ok" and row.runtime in named for row in report.rows) else 0
