@@ -2,7 +2,7 @@
 
 Each entry is a pass class whose instances need no settings. Every one is exact up to float32 rounding, and
 the exporter checks its numbers when it runs. `OPTIMIZATIONS` helps or hurts no runtime measurably more than
-another; what helps one runtime and hurts another is in `PER_RUNTIME`. Which is which was measured:
+another; what helps one runtime and hurts another, or needs opset 20, is in `PER_RUNTIME`. Which is which was measured:
 ``benchmarks/results/graphs__*.json``. The segmentation tail is chosen by measuring on the device, see ``tail``.
 """
 
@@ -42,20 +42,20 @@ OPTIMIZATIONS: tuple[type[ir.passes.InPlacePass], ...] = (
     FoldAttentionScale,
     FlipMatMulTranspose,
     MergeProjections,
-    MlpToConvs,
     RemoveUnusedNodesPass,
 )
 
 PER_RUNTIME: Mapping[str, tuple[type[ir.passes.InPlacePass], ...]] = {
     "onnxruntime": (
         FuseGelu,
+        MlpToConvs,
         AttentionToConvs,
         PermuteMaps,
         SinkTokenReshape,
         CommonSubexpressionEliminationPass,
         RemoveUnusedNodesPass,
     ),
-    "openvino": (GemmToMatMul, RemoveUnusedNodesPass),
+    "openvino": (FuseGelu, MlpToConvs, GemmToMatMul, RemoveUnusedNodesPass),
     "tensorrt": (),
     "pytorch": (),
 }

@@ -39,9 +39,7 @@ def test_raise_opset_keeps_numbers_and_metadata() -> None:
     assert opset_of(old) == 11
     assert new.metadata_props["kept"] == "yes"
     # The same float32 operations in the same order.
-    np.testing.assert_allclose(
-        ReferenceEvaluator(ir.to_proto(new)).run(None, {"x": x})[0], expected, rtol=1e-6
-    )
+    np.testing.assert_allclose(ReferenceEvaluator(ir.to_proto(new)).run(None, {"x": x})[0], expected, rtol=1e-6)
 
 
 def test_raise_opset_leaves_a_newer_model_alone() -> None:

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+Make = Callable[..., ir.Model]
+Run = Callable[[ir.Model], np.ndarray]
+
+
+def make_model(text: str, opset: int = 18, **arrays: object) -> ir.Model:
+    """ONNX text with `arrays` as initializers: an array, or a shape to draw normal numbers of."""
+    proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : {opset}]> {text}')
+    for number, (name, value) in enumerate(arrays.items()):
+        if isinstance(value, tuple):
+            value = np.random.default_rng(number).standard_normal(value).astype(np.float32)
+            if name.startswith("var"):
+                value = np.abs(value) + np.float32(0.5)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+    onnx.checker.check_model(proto)
+    return ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+
+
+def run_model(model: ir.Model) -> np.ndarray:
+    """The first output on fixed random inputs, computed by ONNX Runtime without its own graph rewriting."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    data = ir.to_proto(model).SerializeToString()
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    generator = np.random.default_rng(7)
+    feed = {each.name: generator.standard_normal(each.shape).astype(np.float32) for each in session.get_inputs()}
+    return session.run(None, feed)[0]
+
+
+@pytest.fixture(name="make")
+def make_fixture() -> Make:
+    return make_model
+
+
+@pytest.fixture(name="run")
+def run_fixture() -> Run:
+    return run_model
