@@ -1,0 +1,136 @@
+"""What every request passes first: its id, the bearer token, the access log, and the edge for unforeseen errors."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import re
+import secrets
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mscsa_deploy.serving.refusal import Refusal
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from mscsa_deploy.serving.metrics import Metrics
+
+LOG = logging.getLogger(__name__)
+ACCESS = logging.getLogger("mscsa_deploy.serving.access")
+REQUEST_ID = b"x-request-id"
+_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+OPEN_PATHS = frozenset({"/", "/page.js", "/page.css", "/v2/health/live", "/v2/health/ready"})
+"""Paths that need no token: the page holds no secret, and probes carry none."""
+
+
+class Gate:
+    """ASGI middleware around the whole application.
+
+    Args:
+        app: The application.
+        metrics: Told about each request.
+        token: Bearer token; empty asks for none.
+        send_seconds: For a client to take its answer.
+    """
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, token: str, send_seconds: float) -> None:
+        self._app, self._metrics, self._send_seconds = app, metrics, send_seconds
+        self._credentials = f"Bearer {token}".encode() if token else b""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        await self._http(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        visit = Visit(headers.get(REQUEST_ID, b""))
+        scope.setdefault("state", {})["visit"] = visit
+
+        async def tracked_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                visit.status = message["status"]
+                message.setdefault("headers", []).append((REQUEST_ID, visit.id))
+            else:
+                visit.bytes_out += len(message.get("body", b""))
+            async with asyncio.timeout(self._send_seconds):
+                await send(message)
+
+        self._metrics.in_flight.inc()
+        try:
+            self._check_token(scope["path"], headers.get(b"authorization", b""))
+            await self._app(scope, receive, tracked_send)
+        except Refusal as refusal:
+            visit.reason = refusal.reason
+            await _answer(refusal, tracked_send)
+        except Exception:
+            # The process edge: anything unforeseen is a bug of ours, costs one answer and leaves its traceback.
+            LOG.exception("request %s failed", visit.id.decode())
+            if visit.status == 0:
+                message = f"the server failed; its log has the details of request {visit.id.decode()}"
+                await _answer(Refusal(500, message, reason="bug"), tracked_send)
+        finally:
+            self._metrics.in_flight.dec()
+            self._record(scope, visit)
+
+    def _check_token(self, path: str, given: bytes) -> None:
+        if self._credentials and path not in OPEN_PATHS and not hmac.compare_digest(given, self._credentials):
+            raise Refusal(401, "the request needs the header 'Authorization: Bearer TOKEN'", reason="token")
+
+    def _record(self, scope: Scope, visit: Visit) -> None:
+        seconds = time.monotonic() - visit.begin
+        self._metrics.requests.labels(visit.model, visit.version, visit.route, visit.status).inc()
+        self._metrics.seconds.labels(visit.route).observe(seconds)
+        if visit.reason:
+            self._metrics.refused.labels(visit.reason).inc()
+        if ACCESS.isEnabledFor(logging.INFO):
+            client = scope.get("client")
+            ACCESS.info(
+                "%s",
+                msgspec.json.encode(
+                    {
+                        "time": time.time(),
+                        "id": visit.id.decode(),
+                        "client": client[0] if client else "",
+                        "method": scope["method"],
+                        "path": scope["path"][:256],
+                        "status": visit.status,
+                        "ms": round(1e3 * seconds, 3),
+                        "bytes_in": visit.bytes_in,
+                        "bytes_out": visit.bytes_out,
+                        "model": visit.model,
+                        "version": visit.version,
+                        "reason": visit.reason,
+                        **{f"{part}_ms": round(spent, 3) for part, spent in visit.parts_ms.items()},
+                    }
+                ).decode(),
+            )
+
+
+class Visit:
+    """What is known about one request while it is answered; handlers fill it in.
+
+    Args:
+        given: The client's request id; replaced when it is none.
+    """
+
+    def __init__(self, given: bytes) -> None:
+        self.id = given if _ID.fullmatch(given) else secrets.token_hex(8).encode()
+        self.begin = time.monotonic()
+        self.route = self.model = self.version = self.reason = ""
+        self.status = self.bytes_in = self.bytes_out = 0
+        self.parts_ms: dict[str, float] = {}
+
+
+async def _answer(refusal: Refusal, send: Any) -> None:
+    body = refusal.body
+    headers = [(name.encode(), value.encode()) for name, value in refusal.headers.items()]
+    headers.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,60 @@
+"""A request that is answered with an error: the protocol's error object and an HTTP status.
+
+400  the request does not fit the protocol or the model
+401  the bearer token is missing or wrong
+404  no such model, version or path
+408  the body came too slowly
+413  the body or the picture is too large
+415  a media type or picture format that is not taken
+500  the runtime failed: not the client's mistake
+503  too many requests are waiting, or the server is stopping; `Retry-After` says when to come again
+504  the deadline passed before the answer was there
+"""
+
+from __future__ import annotations
+
+import json
+
+from mscsa_deploy.errors import DeployError, StageError, UnsupportedError
+
+
+class Refusal(Exception):  # noqa: N818 - it is an answer, not a failure of this program
+    """An error answer.
+
+    Args:
+        status: HTTP status.
+        message: What was wrong, where, what was expected, and what to do.
+        retry_after: Seconds, for 503.
+        reason: One word for the metrics.
+    """
+
+    def __init__(self, status: int, message: str, *, retry_after: int | None = None, reason: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.retry_after = retry_after
+        self.reason = reason
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Response headers that belong to the status."""
+        headers = {"content-type": "application/json"}
+        if self.retry_after is not None:
+            headers["retry-after"] = str(self.retry_after)
+        if self.status == 401:
+            headers["www-authenticate"] = "Bearer"
+        return headers
+
+    @property
+    def body(self) -> bytes:
+        """The protocol's error object."""
+        return json.dumps({"error": self.message}, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def refusal_of(error: DeployError) -> Refusal:
+    """How an error of this package is answered: the client's to fix, or ours."""
+    if isinstance(error, StageError):
+        return Refusal(500, str(error), reason="failed")
+    if isinstance(error, UnsupportedError):
+        return Refusal(501, str(error), reason="unsupported")
+    return Refusal(400, str(error), reason="invalid")

@@ -1,0 +1,147 @@
+"""Running the application: the listening socket, signals, logs, and an orderly end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import socket
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from mscsa_deploy.errors import StageError, UserError
+from mscsa_deploy.serving.application import Service, application
+from mscsa_deploy.serving.connection import guarded
+from mscsa_deploy.serving.gate import ACCESS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from mscsa_deploy.serving.repository import Repository
+    from mscsa_deploy.serving.settings import Listen
+
+SWITCH_SECONDS = 0.0005
+"""How long a thread may keep Python's lock: the event loop waits that long for a worker, not the usual 5 ms."""
+
+
+def serve(service: Service, *, access_log: Path | None, announce: Callable[[str, Repository], None]) -> None:
+    """Serve until a signal to stop; requests accepted by then are finished.
+
+    Args:
+        service: What to serve and how.
+        access_log: Where the log of requests goes, JSON lines; None keeps none. ``-`` is stderr.
+        announce: Called with the URL and the loaded models once the socket listens.
+
+    Raises:
+        UserError: The address cannot be listened on, or a bundle is none.
+        UnsupportedError: A bundle holds nothing that runs here.
+    """
+    sys.setswitchinterval(SWITCH_SECONDS)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(listen(service.listen))
+        stack.enter_context(logged(access_log))
+        repository = service.open()
+        server = server_of(service, repository)
+        # From here on the kernel queues connections, and every model is ready.
+        listener.listen(server.config.backlog)
+        announce(url_of(service.listen, listener), repository)
+        stack.enter_context(orderly_signals())
+        server.run(sockets=[listener])
+        if not server.started:
+            raise StageError("serve", url_of(service.listen, listener), "the server did not start")
+
+
+def listen(settings: Listen) -> socket.socket:
+    """A bound socket, so that a taken port is told before models are loaded.
+
+    Raises:
+        UserError: The address cannot be listened on.
+    """
+    try:
+        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise UserError(
+            f"cannot listen on {settings.host} port {settings.port}: {error.strerror}",
+            hint="choose another --host or --port; port 0 takes a free one",
+        ) from error
+    return listener
+
+
+def url_of(settings: Listen, listener: socket.socket) -> str:
+    """The address to type into a browser."""
+    scheme = "https" if settings.tls_certificate else "http"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{scheme}://{host}:{listener.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def logged(path: Path | None) -> Iterator[None]:
+    """Send the access log to `path` while the block runs."""
+    handler = _handler(path)
+    ACCESS.setLevel(logging.INFO if path is not None else logging.CRITICAL)
+    ACCESS.propagate = False
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    ACCESS.addHandler(handler)
+    try:
+        yield
+    finally:
+        ACCESS.removeHandler(handler)
+        handler.close()
+
+
+@contextlib.contextmanager
+def orderly_signals() -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the server alone: the event loop raises them again once it has finished."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _ignore) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _ignore(number: int, frame: object) -> None:
+    """The server has ended already."""
+
+
+def _handler(path: Path | None) -> logging.Handler:
+    if path is None:
+        return logging.NullHandler()
+    if str(path) == "-":
+        return logging.StreamHandler(sys.stderr)
+    try:
+        return logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write the access log '{path}': {error.strerror}") from error
+
+
+def server_of(service: Service, repository: Repository) -> uvicorn.Server:
+    """The server of loaded models, to be run on a listening socket."""
+    settings, limits = service.listen, service.limits
+    config = uvicorn.Config(
+        application(service, repository),
+        http=guarded(limits),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=limits.connections,
+        timeout_keep_alive=int(max(1, limits.header_seconds)),
+        timeout_graceful_shutdown=settings.grace_seconds,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
+    )
+    return uvicorn.Server(config)

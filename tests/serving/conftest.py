@@ -1,0 +1,203 @@
+"""Servers of a tiny bundle: logits are the mean of each color channel, so the class is the strongest color."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import io
+import json
+import threading
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mscsa_deploy.bundle.manifest import ArtifactEntry, BundleModel, Manifest, Postprocess, Tensor
+from mscsa_deploy.bundle.store import write_bundle
+from mscsa_deploy.imaging.preprocess import Preprocess
+from mscsa_deploy.runtimes.fake import FakeModel, FakeTensor, write_fake
+from mscsa_deploy.serving.application import Service
+from mscsa_deploy.serving.repository import Place
+from mscsa_deploy.serving.server import listen, server_of, url_of
+from mscsa_deploy.serving.settings import Listen, Work
+
+SIZE, STRIDE = 64, 8
+SECONDS = 20
+"""For anything that a test waits for; far more than it takes."""
+
+
+def network(path, *, task, batch):
+    import onnx
+    from onnx import TensorProto, helper
+
+    cell = STRIDE if task == "seg" else SIZE
+    last = "Identity" if task == "seg" else "Flatten"
+    nodes = [
+        helper.make_node("AveragePool", ["image"], ["pooled"], kernel_shape=[cell] * 2, strides=[cell] * 2),
+        helper.make_node(last, ["pooled"], ["logits"]),
+    ]
+    size = "n" if batch < 0 else batch
+    grid = [size, 3, SIZE // STRIDE, SIZE // STRIDE] if task == "seg" else [size, 3]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [size, 3, SIZE, SIZE])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, grid)
+    graph = helper.make_graph(nodes, "colors", [image], [logits])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+
+
+def make_bundle(directory, *, task="seg", batch=1, name="colors", fake=None, labels=("red", "green", "blue")):
+    """A bundle of the color network, or of a fake one with the settings `fake`."""
+    directory.mkdir(parents=True)
+    grid = (batch, 3, SIZE // STRIDE, SIZE // STRIDE) if task == "seg" else (batch, 3)
+    shape = (batch, 3, SIZE, SIZE)
+    if fake is None:
+        path, kind, runtimes = "model.onnx", "onnx", ("onnxruntime",)
+        network(directory / path, task=task, batch=batch)
+    else:
+        path, kind, runtimes = "model.fake", "fake", ("fake",)
+        tensors = (FakeTensor(name="image", shape=shape),), (FakeTensor(name="logits", shape=grid),)
+        write_fake(directory / path, FakeModel(inputs=tensors[0], outputs=tensors[1], **fake))
+    image = Tensor(name="image", dtype="float32", shape=shape)
+    entry = ArtifactEntry(
+        path=path,
+        kind=kind,
+        precision="fp32",
+        runtimes=runtimes,
+        inputs=(image,),
+        outputs=(Tensor(name="logits", dtype="float32", shape=grid),),
+        postprocess=Postprocess.of(task, "logits", tensor="logits", stride=STRIDE if task == "seg" else 1),
+    )
+    manifest = Manifest(
+        model=BundleModel(name=name),
+        task=task,
+        labels=labels,
+        palette=((255, 0, 0), (0, 255, 0), (0, 0, 255)),
+        input=image,
+        preprocess=Preprocess(height=SIZE, width=SIZE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
+        artifacts=(entry,),
+    )
+    return write_bundle(directory, manifest).root
+
+
+def scene(height=96, width=160):
+    """Left third red, middle green, right blue."""
+    image = np.zeros((height, width, 3), np.uint8)
+    for channel, part in enumerate(np.array_split(np.arange(width), 3)):
+        image[:, part, channel] = 255
+    return image
+
+
+def picture(image, kind="PNG"):
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, kind)
+    return stream.getvalue()
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self):
+        return json.loads(self.body)
+
+    @property
+    def error(self):
+        """The message; also checks that it is the protocol's error object."""
+        assert self.headers["content-type"] == "application/json"
+        assert set(self.json) == {"error"}
+        return self.json["error"]
+
+
+class Client:
+    def __init__(self, url):
+        self.url = url
+        self.place = urlsplit(url).netloc
+
+    def __call__(self, method, path, body=None, **headers):
+        connection = http.client.HTTPConnection(self.place, timeout=SECONDS)
+        try:
+            names = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method, path, body, names)
+            response = connection.getresponse()
+            found = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, found, response.read())
+        finally:
+            connection.close()
+
+    def get(self, path, **headers):
+        return self("GET", path, **headers)
+
+    def infer(self, message, tail=b"", *, model="colors", **headers):
+        head = message if isinstance(message, bytes) else json.dumps(message).encode()
+        if tail:
+            headers["inference_header_content_length"] = str(len(head))
+        return self("POST", f"/v2/models/{model}/infer", head + tail, **headers)
+
+    def picture(self, data, *, answer="json", model="colors", **headers):
+        headers.setdefault("content_type", "image/png")
+        return self("POST", f"/v2/models/{model}/picture?answer={answer}", data, **headers)
+
+
+@contextlib.contextmanager
+def running(service):
+    """A client of a server of `service` on a free port; `client.repository` are its models."""
+    repository = service.open()
+    with listen(service.listen) as listener:
+        server = server_of(service, repository)
+        listener.listen(128)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        client = Client(url_of(service.listen, listener))
+        client.repository = repository
+        try:
+            yield client
+        finally:
+            server.should_exit = True
+            thread.join(SECONDS)
+            assert not thread.is_alive(), "the server did not stop"
+
+
+@contextlib.contextmanager
+def serving(*bundles, listening=None, limits=None, **work):
+    """A server of bundles or ``NAME=PATH`` texts, one worker unless told otherwise."""
+    settings = {"workers": 1, **work}
+    service = Service(
+        tuple(Place.of(str(bundle)) for bundle in bundles),
+        Work(**settings),
+        **({"limits": limits} if limits else {}),
+        listen=Listen(**{"port": 0, **(listening or {})}),
+    )
+    with running(service) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory):
+    """Bundles by name, read only."""
+    root = tmp_path_factory.mktemp("bundles")
+    return {
+        "seg": make_bundle(root / "seg"),
+        "cls": make_bundle(root / "cls", task="cls", name="color"),
+        "batch": make_bundle(root / "batch", batch=-1, name="batch"),
+    }
+
+
+@pytest.fixture(scope="session")
+def client(bundles):
+    """One server of all bundles, for tests that leave it as it is."""
+    with serving(*bundles.values()) as client:
+        yield client
+
+
+@pytest.fixture
+def serve():
+    return serving
+
+
+@pytest.fixture
+def bundle_maker():
+    return make_bundle
