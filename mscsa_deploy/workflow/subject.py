@@ -139,18 +139,11 @@ def _of_entry(bundle: Bundle, entry: ArtifactEntry, ask: Ask, profile: DevicePro
         if not any(way[0] == name for way in ways):
             ways[name, entry.precision, ""] = dict(profile.settings(name, entry.precision).options)
     for (runtime, precision, _), options in ways.items():
-        role: Role = "fp32" if entry.precision == precision == "fp32" else ""
-        yield _variant(
-            runtime,
-            precision,
-            artifact,
-            options,
-            ask=ask,
-            profile=profile,
-            place=entry.path,
-            role=role,
-            recipe=entry.recipe,
-        )
+        # A bundle holds the optimized export; the plain one is measured by `deploy` only.
+        role: Role = "optimised_fp32" if entry.precision == precision == "fp32" else ""
+        made = _variant(runtime, precision, artifact, options, ask=ask, profile=profile, place=entry.path, role=role)
+        recipe = f"{entry.recipe}+bf16" if entry.recipe and options.get("float_precision") == "bf16" else entry.recipe
+        yield replace(made, recipe=recipe)
 
 
 def _variant(
