@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mscsa_deploy.errors import UserError
 
@@ -55,7 +55,9 @@ def decode(source: str | Path | bytes) -> npt.NDArray[np.uint8]:
             image.load()
             upright = ImageOps.exif_transpose(image)
     except _UNREADABLE as error:
-        raise UserError(f"{name} is not a readable picture: {error}", hint=_HINT) from error
+        # Of a file of no known format, Pillow only tells the address of its buffer.
+        why = "its format is unknown" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise UserError(f"{name} is not a readable picture: {why}", hint=_HINT) from error
     return np.array(_to_rgb(upright, name))
 
 
