@@ -15,6 +15,8 @@ import psutil
 import pytest
 
 from mscsa_deploy.errors import UserError
+from mscsa_deploy.timing.journal import BlockTaken, RowRun
+from mscsa_deploy.timing.messages import Block, Failure
 from mscsa_deploy.timing.orchestrator import measure, state_directory
 from mscsa_deploy.timing.plan import CoreInputs, Preset
 
@@ -242,6 +244,18 @@ def test_damaged_journal_is_an_error_that_says_so(acting, tmp_path: Path) -> Non
     journal.write_text("nonsense\n" + journal.read_text())
     with pytest.raises(UserError, match="line 1 of the benchmark's journal"):
         measure(rows, TINY, samples_dir=tmp_path / "samples", worker=WORKER, resume=True)
+
+
+def test_a_failed_row_gets_another_chance_when_resumed(acting, tmp_path: Path) -> None:
+    run = RowRun(acting("row"), tmp_path / "journal.jsonl")
+    run.note(BlockTaken(round=0, attempt=0, block=Block(samples_ns=[1, 2], wall_ns=3)))
+    run.note(Failure(kind="crash", message="it died"))
+    assert run.failure is not None
+    again = RowRun(run.spec, run.path)
+    again.read()
+    assert again.failure is None
+    assert again.rounds() == [0]
+    assert "it died" not in run.path.read_text()
 
 
 def test_nothing_to_measure_and_doubled_roles_are_refused(acting, tmp_path: Path) -> None:

@@ -91,31 +91,33 @@ def test_a_lost_connection_is_an_error_and_leaves_no_process(server, row: RowSpe
     before = _leftovers()
     slow = Preset(name="slow", min_seconds=30, min_samples=8, row_cap_seconds=60, blocks=2, timeout_seconds=30)
     workers: list[psutil.Process] = []
+    measuring = threading.Event()
 
     def cut() -> None:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            found = [p for p in server.sessions() if "mscsa_deploy.timing.worker" in " ".join(_words(p))]
-            if found:
-                workers.extend(found)
-                time.sleep(0.5)
-                break
-            time.sleep(0.05)
-        for process in server.sessions():
+        measuring.wait(timeout=60)
+        # Well inside a block of fifteen seconds, in which the far job writes nothing.
+        time.sleep(0.5)
+        sessions = server.sessions()
+        workers.extend(p for p in sessions if "mscsa_deploy.timing.worker" in " ".join(_words(p)))
+        for process in sessions:
             if _words(process)[:1] and "sshd" in _words(process)[0]:
                 process.kill()
+
+    def watch(done: int, total: int, label: str) -> None:
+        if label.startswith("it fake"):
+            measuring.set()
 
     cutter = threading.Thread(target=cut)
     cutter.start()
     with pytest.raises(StageError, match="connection was lost while measuring"):
         measure_on(
             server.place, [row], slow, samples_dir=tmp_path / "samples", ssh_options=server.options,
-            python=sys.executable,
+            python=sys.executable, progress=watch,
         )  # fmt: skip
     cutter.join()
     assert workers
-    gone, alive = psutil.wait_procs(workers, timeout=10)
-    assert not alive, gone
+    _, alive = psutil.wait_procs(workers, timeout=5)
+    assert not alive
     deadline = time.monotonic() + 5
     while _leftovers() != before and time.monotonic() < deadline:
         time.sleep(0.05)
