@@ -1,0 +1,74 @@
+"""`mscsa-deploy quantize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mscsa_deploy.cli.options import INPUT_FILE, output_options
+from mscsa_deploy.cli.terminal import Terminal, common_options
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mscsa_deploy.workflow.quantize import QuantizeOutcome
+
+
+@click.command("quantize")
+@click.argument("model")
+@click.option(
+    "--for",
+    "runtime",
+    type=click.Choice(["onnxruntime", "openvino", "tensorrt"]),
+    required=True,
+    help="The runtime that is to run it.",
+)
+@click.option("--device", metavar="PROFILE", help="Device profile (default: this machine's).")
+@click.option("--calibration", default="calibration", show_default=True, help="Images that ranges come from.")
+@click.option("--validation", default="validation", show_default=True, help="Images that candidates are scored on.")
+@click.option("--validation-images", type=click.IntRange(min=1), help="Use at most so many of them.")
+@click.option("--recipe", metavar="NAME|FILE", help="Use this calibration recipe as it is, instead of searching.")
+@click.option("--max-drop", type=float, help="Largest accepted drop in points (default 0.5 mIoU, 0.3 top-1).")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads per session (default: the profile's).")
+@click.option("--draw", type=click.IntRange(min=0), default=0, help="Another draw of the calibration images.")
+@click.option("--task", type=click.Choice(["cls", "seg"]), help="Of an ONNX file that does not say it.")
+@click.option("--preprocess", type=INPUT_FILE, metavar="FILE", help="Preprocessing (TOML) of a foreign ONNX file.")
+@click.option("--checkpoint", type=INPUT_FILE, metavar="FILE", help="Weights for a model of the zoo.")
+@click.option("--random-weights", type=int, metavar="SEED", help="Random weights for a model of the zoo.")
+@output_options
+@common_options
+def command(terminal: Terminal, out: Path, *, force: bool, **settings: Any) -> int:
+    """Make INT8 for one runtime and device, within an accuracy budget and faster than float.
+
+    MODEL is a name of `mscsa-deploy models`, an export recipe, an ONNX file or a bundle. Without --recipe the
+    fastest artefact within the budget is searched for by measuring on this device; an interrupted search goes on
+    where it stopped. If there is none, the report says why and the exit code is 5.
+    """
+    from mscsa_deploy.workflow.quantize import QuantizeRequest, run_quantize
+
+    with terminal.progress() as progress:
+        outcome, code = run_quantize(QuantizeRequest(**settings), out, force=force, progress=progress)
+    terminal.document(outcome)
+    if outcome.search:
+        terminal.show(_table(outcome))
+    lines = [f"{len(outcome.left_float)} operators stayed float, {outcome.quantized_ops} are integer"]
+    lines += [f"  {text}" for text in outcome.left_float[:10]]
+    more = len(outcome.left_float) - 10
+    lines += [f"  and {more} more, see {out / 'quantize.json'}"] if more > 0 else []
+    terminal.show(*(lines if outcome.artifact else ()), outcome.verdict)
+    terminal.show(f"wrote {out / outcome.artifact}" if outcome.artifact else f"no INT8 file; report: {out}")
+    return code
+
+
+def _table(outcome: QuantizeOutcome) -> Table:
+    from rich.table import Table
+
+    table = Table("step", "recipe", title="Candidates", title_justify="left")
+    for column in ("ms", "value %", "drop"):
+        table.add_column(column, justify="right")
+    for line in outcome.search:
+        numbers = (f"{line['latency_ms']:.2f}", f"{line['value']:.2f}", f"{line['drop']:+.2f}")
+        table.add_row(line["stage"], line["recipe"], *(numbers if line["status"] == "ok" else ("", "", "failed")))
+    return table
