@@ -15,6 +15,7 @@ import onnx
 import onnx_ir as ir
 import torch
 
+from mscsa_deploy.core.tensors import TensorSpec
 from mscsa_deploy.errors import StageError
 from mscsa_deploy.export.boundary import CHILD
 from mscsa_deploy.export.numeric import distance, run_graph
@@ -75,12 +76,12 @@ def best_graph(
     problems: list[str] = []
     with evaluation(module), torch.no_grad():
         expected = module(image).numpy()
+        output = TensorSpec(output_name, expected.dtype.name, expected.shape)
         for method in methods:
             try:
                 graph = to_graph(
-                    module, image, method=method, output_name=output_name,
-                    dynamic_batch=batch == "dynamic", opset=opset,
-                )  # fmt: skip
+                    module, image, method=method, dynamic_batch=batch == "dynamic", opset=opset, output=output
+                )
                 gap = distance(expected, run_graph(graph, [{INPUT_NAME: image.numpy()}])[0][0])
             except StageError as error:
                 problems.append(f"{method}: {error.reason}")
@@ -104,7 +105,7 @@ def evaluation(module: nn.Module) -> Iterator[None]:
 
 
 def to_graph(
-    module: nn.Module, image: Tensor, *, method: Method, output_name: str, dynamic_batch: bool, opset: int
+    module: nn.Module, image: Tensor, *, method: Method, output: TensorSpec, dynamic_batch: bool, opset: int
 ) -> bytes:
     """The serialised ONNX graph of `module`: one input ``image``, one output, nothing about this machine.
 
@@ -112,7 +113,7 @@ def to_graph(
         module: In evaluation mode; takes one (N, 3, H, W) float32 tensor.
         image: An example of it.
         method: Tracing, or the newer exporter.
-        output_name: Name of the output.
+        output: What the module gives for `image`, under the name it shall have.
         dynamic_batch: Whether the first axis stays free.
         opset: Version of ai.onnx.
 
@@ -123,13 +124,13 @@ def to_graph(
         "dynamo": method == "dynamo",
         "opset_version": opset,
         "input_names": [INPUT_NAME],
-        "output_names": [output_name],
+        "output_names": [output.name],
     }
     if method == "dynamo":
         settings["external_data"] = False
         settings["dynamic_shapes"] = ({0: torch.export.Dim("batch", min=1)},) if dynamic_batch else None
     elif dynamic_batch:
-        settings["dynamic_axes"] = {INPUT_NAME: {0: "batch"}, output_name: {0: "batch"}}
+        settings["dynamic_axes"] = {INPUT_NAME: {0: "batch"}, output.name: {0: "batch"}}
     with tempfile.TemporaryDirectory(prefix="mscsa-deploy-") as folder, _quiet(), torch.no_grad():
         path = Path(folder, "model.onnx")
         try:
@@ -139,7 +140,11 @@ def to_graph(
             raise StageError(method, type(module).__name__, reason) from error
         model = ir.from_proto(onnx.load(path))
     strip(model)
+    # Tracing with a free batch leaves the other sizes of the output open as well.
+    (value,) = model.graph.outputs
+    value.shape = ir.Shape(["batch" if dynamic_batch else output.shape[0], *output.shape[1:]])
     _drop_wrapper_names(model)
+    _name_weights(model)
     return to_bytes(model)
 
 
@@ -174,3 +179,19 @@ def _drop_wrapper_names(model: ir.Model) -> None:
         for value in node.outputs:
             if value.name and f"/{CHILD}/" in value.name:
                 value.name = value.name.replace(f"/{CHILD}/", "/", 1)
+
+
+def _name_weights(model: ir.Model) -> None:
+    """Call weights that the exporter numbered (folded or transposed ones) after the first node that reads them."""
+    taken = set(model.graph.initializers)
+    for node in model.graph:
+        for index, value in enumerate(node.inputs):
+            if value is None or not value.is_initializer() or not (value.name or "").startswith("onnx::"):
+                continue
+            name = f"{node.name}.{_INPUTS.get(index, f'input{index}')}"
+            if name not in taken:
+                taken.add(name)
+                ir.convenience.rename_values(value, name)
+
+
+_INPUTS = {1: "weight", 2: "bias"}

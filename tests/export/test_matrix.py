@@ -26,7 +26,7 @@ SMALL = {"cls": (64, 64), "seg": (96, 128)}
 # A head of few classes: the matrix is about the network, and a class is a class.
 CLASSES = 21
 # Wider or deeper repetitions of graphs that the others cover: at the small size only their plain form is tried.
-REPEATED = ("pvt_v2_b1", "pvt_v2_b1_mscsa", "pvt_v2_b2")
+REPEATED = ("pvt_v2_b1", "pvt_v2_b1_mscsa", "pvt_v2_b2", "pvt_v2_b2_mscsa")
 
 
 def check(name: str, task: str, size: tuple[int, int], place: Path, *, optimize: bool = True) -> None:
