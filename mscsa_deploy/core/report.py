@@ -152,6 +152,9 @@ class Row(Record, frozen=True, kw_only=True):
             self.batch,
             self.input_size,
             self.recipe,
+            # The plain and the optimized export are rows of one runtime; several models may share a report.
+            self.details.get("role", ""),
+            self.details.get("group", ""),
         )
 
 
