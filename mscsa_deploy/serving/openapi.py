@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mscsa_deploy import __version__
+from mscsa_deploy.core.config import to_json
 from mscsa_deploy.serving.calls import ANSWERS
 from mscsa_deploy.serving.datatypes import DATATYPES, MAX_RANK
 
@@ -216,3 +217,8 @@ def _schemas() -> Json:
 
 def _array(items: Json) -> Json:
     return {"type": "array", "items": items}
+
+
+def text() -> str:
+    """The description as committed in ``docs/``."""
+    return to_json(description()).decode()

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import warnings
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -41,6 +42,8 @@ def serve(service: Service, *, access_log: Path | None, announce: Callable[[str,
         UnsupportedError: A bundle holds nothing that runs here.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
+    # What Pillow remarks about damaged pictures is told to the client that sent them.
+    warnings.filterwarnings("ignore", module="PIL")
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(listen(service.listen))
         stack.enter_context(logged(access_log))
@@ -64,9 +67,11 @@ def listen(settings: Listen) -> socket.socket:
     try:
         found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        with contextlib.ExitStack() as undo:
+            listener = undo.enter_context(socket.socket(family, kind, protocol))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            undo.pop_all()
     except OSError as error:
         raise UserError(
             f"cannot listen on {settings.host} port {settings.port}: {error.strerror}",

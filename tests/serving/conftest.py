@@ -8,6 +8,7 @@ import io
 import json
 import threading
 from dataclasses import dataclass
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -198,6 +199,13 @@ def serve():
     return serving
 
 
-@pytest.fixture
-def bundle_maker():
-    return make_bundle
+@pytest.fixture(scope="session")
+def tiny():
+    """What the tests make things of."""
+    return SimpleNamespace(make_bundle=make_bundle, scene=scene, picture=picture, Client=Client, running=running)
+
+
+@pytest.fixture(scope="session")
+def triton():
+    """Address of a real Triton server of the generated repository."""
+    pytest.skip("no environment with a Triton server: see 'make test-triton'")

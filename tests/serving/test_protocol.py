@@ -99,7 +99,7 @@ def test_infer_probabilities_sum_to_one(client, tensor):
 
 def test_infer_batch_where_the_artifact_allows(client, tensor):
     batch = np.concatenate([tensor, tensor[:, ::-1], 1 - tensor])
-    head, found = binary_outputs(client.infer(*binary_request(batch), model="batch"))
+    _, found = binary_outputs(client.infer(*binary_request(batch), model="batch"))
     assert found["logits"].shape == (3, 3, 8, 8)
     assert found["class_map"].shape == (3, 64, 64)
     _, single = binary_outputs(client.infer(*binary_request(np.ascontiguousarray(batch[1:2])), model="batch"))
