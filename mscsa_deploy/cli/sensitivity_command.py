@@ -1,0 +1,70 @@
+"""`mscsa-deploy sensitivity`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mscsa_deploy.cli.options import INPUT_FILE, OUTPUT_DIRECTORY
+from mscsa_deploy.cli.terminal import Terminal, common_options
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mscsa_deploy.workflow.sensitivity import SensitivityReport
+
+SHOWN = 20
+
+
+@click.command("sensitivity")
+@click.argument("model")
+@click.option(
+    "--for",
+    "runtime",
+    type=click.Choice(["onnxruntime", "openvino", "tensorrt"]),
+    required=True,
+    help="The runtime whose INT8 is taken apart.",
+)
+@click.option("--by", type=click.Choice(["block", "node"]), default="block", show_default=True, help="What is ranked.")
+@click.option("--calibration", default="calibration", show_default=True, help="Images that ranges come from.")
+@click.option("--images", type=click.IntRange(min=1), default=4, show_default=True, help="Images to compare on.")
+@click.option("--recipe", metavar="NAME|FILE", help="Calibration recipe (default: the device profile's).")
+@click.option("--device", metavar="PROFILE", help="Device profile (default: this machine's).")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads per session (default: the profile's).")
+@click.option("--task", type=click.Choice(["cls", "seg"]), help="Of an ONNX file that does not say it.")
+@click.option("--preprocess", type=INPUT_FILE, metavar="FILE", help="Preprocessing (TOML) of a foreign ONNX file.")
+@click.option("--checkpoint", type=INPUT_FILE, metavar="FILE", help="Weights for a model of the zoo.")
+@click.option("--random-weights", type=int, metavar="SEED", help="Random weights for a model of the zoo.")
+@click.option("-o", "--output-dir", "out", type=OUTPUT_DIRECTORY, help="Keep the ranking and its plot here.")
+@click.option("--force", is_flag=True, help="Replace what stands there.")
+@common_options
+def command(terminal: Terminal, out: Path | None, *, force: bool, **settings: Any) -> None:
+    """Rank the blocks or nodes that INT8 hurts: each alone in integers, compared with the float model.
+
+    MODEL is a name of `mscsa-deploy models`, an export recipe, an ONNX file or a bundle.
+    """
+    from mscsa_deploy.workflow.sensitivity import SensitivityRequest, run_sensitivity
+
+    with terminal.progress() as progress:
+        report = run_sensitivity(SensitivityRequest(**settings), out, force=force, progress=progress)
+    terminal.document(report)
+    terminal.show(_table(report))
+    if out is not None:
+        terminal.show(f"all {len(report.units)} and a plot: {out}")
+
+
+def _table(report: SensitivityReport) -> Table:
+    from rich.table import Table
+
+    title = f"{report.model} on {report.runtime}, {report.recipe}: the worst first ({report.images} images)"
+    table = Table("unit", title=title, title_justify="left")
+    for column in ("SQNR dB", "agree %", "float ms"):
+        table.add_column(column, justify="right")
+    table.add_column("operators")
+    table.add_row("everything", f"{report.whole_sqnr_db:.1f}", f"{report.whole_agreement:.2f}", "", "")
+    for unit in report.units[:SHOWN]:
+        spent = "" if unit.float_ms is None else f"{unit.float_ms:.2f}"
+        table.add_row(unit.unit, f"{unit.sqnr_db:.1f}", f"{unit.agreement:.2f}", spent, " ".join(unit.ops))
+    return table

@@ -1,0 +1,165 @@
+"""`sensitivity`: which blocks or nodes INT8 hurts, ranked in error and in the time that integers save."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mscsa_deploy.core.config import to_json
+from mscsa_deploy.core.progress import Progress, silent
+from mscsa_deploy.core.report import Record
+from mscsa_deploy.errors import UnsupportedError, UserError
+from mscsa_deploy.workflow.build import quantize_cached
+from mscsa_deploy.workflow.images import open_images
+from mscsa_deploy.workflow.output import write_output
+from mscsa_deploy.workflow.quantize import recipe_for
+from mscsa_deploy.workflow.subject import open_subject
+
+if TYPE_CHECKING:
+    from mscsa_deploy.calibration.sensitivity import Sensitivity
+    from mscsa_deploy.core.tensors import Feed
+    from mscsa_deploy.models.spec import Task
+    from mscsa_deploy.runtimes.profile import DeviceProfile
+    from mscsa_deploy.runtimes.protocol import OpProfile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SensitivityRequest:
+    """What to rank; the fields are those of `workflow.quantize.QuantizeRequest`.
+
+    Args:
+        by: ``"block"`` or ``"node"``.
+        images: How many calibration images each unit is compared on.
+    """
+
+    model: str
+    runtime: str
+    by: str = "block"
+    images: int = 4
+    task: Task | None = None
+    preprocess: Path | None = None
+    checkpoint: Path | None = None
+    random_weights: int | None = None
+    device: str | None = None
+    threads: int | None = None
+    recipe: str | None = None
+    calibration: str = "calibration"
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """The one runtime, as the other requests have it."""
+        return (self.runtime,)
+
+
+class Unit(Record, frozen=True, kw_only=True):
+    """One unit: its name, operators, output SQNR in dB and agreement in percent when it alone is integer.
+
+    `float_ms` is the time its nodes take in the float model by the runtime's own profile, an upper bound of what
+    integers can save; None where the runtime fused its nodes with others and does not say.
+    """
+
+    unit: str
+    nodes: int
+    ops: tuple[str, ...]
+    sqnr_db: float
+    agreement: float
+    float_ms: float | None = None
+
+
+class SensitivityReport(Record, frozen=True, kw_only=True):
+    """Units from worst to harmless, and the whole model for comparison."""
+
+    model: str
+    runtime: str
+    recipe: str
+    images: int
+    whole_sqnr_db: float
+    whole_agreement: float
+    units: tuple[Unit, ...]
+
+
+def run_sensitivity(
+    request: SensitivityRequest, out: Path | None = None, *, force: bool = False, progress: Progress = silent
+) -> SensitivityReport:
+    """The ranking; written with its plot to the directory `out` if one is given.
+
+    Raises:
+        UserError: The model, images or recipe do not exist or do not fit.
+    """
+    from mscsa_deploy.calibration.samples import from_dataset
+    from mscsa_deploy.calibration.sensitivity import measure_sensitivity, to_svg
+    from mscsa_deploy.core.environment import read_environment
+    from mscsa_deploy.runtimes.profile import pick_profile, read_profile
+
+    profile = read_profile(request.device) if request.device else pick_profile(read_environment())[0]
+    subject = open_subject(request.model, request, profile, progress)
+    recipe = recipe_for(request.runtime, profile, subject.name, named=request.recipe)
+    if recipe.engine != "onnxruntime":
+        raise UserError(
+            f"recipe '{recipe.name}' is written by {recipe.engine}, whose file has no Q/DQ pairs to take apart",
+            hint="name a recipe with engine = 'onnxruntime'",
+        )
+    model = next(
+        (v for v in subject.variants if v.precision == "fp32" and v.artifact.kind == "onnx" and v.role != "fp32"),
+        None,
+    ) or next(v for v in subject.variants if v.precision == "fp32" and v.artifact.kind == "onnx")
+    dataset = open_images(request.calibration, subject.task)
+    samples = from_dataset(dataset, subject.preprocess, input_name=subject.declared.name)
+    made = quantize_cached(model.artifact.path, samples, recipe, progress)
+    few = samples.take(request.images)
+    shares = _float_ms(model.artifact.path, request, profile, next(iter(few)))
+    found = measure_sensitivity(
+        model.artifact.path,
+        made.artifact.path,
+        few,
+        by=request.by,
+        saved_ms=lambda nodes: sum(shares[node] for node in nodes) if shares.keys() >= set(nodes) else None,
+        progress=progress,
+    )
+    report = _report(found, subject.name, request.runtime, recipe.name)
+    if out is not None:
+        with write_output(out, force=force) as work:
+            (work / "sensitivity.json").write_bytes(to_json(report))
+            (work / "sensitivity.svg").write_text(to_svg(found), encoding="utf-8")
+    return report
+
+
+def _float_ms(model: Path, request: SensitivityRequest, profile: DeviceProfile, feed: Feed) -> dict[str, float]:
+    """Milliseconds per node of the float model; a kernel that stands for several shares its time among them."""
+    from mscsa_deploy.runtimes import RUNTIMES
+
+    runtime = "onnxruntime" if request.runtime == "tensorrt" else request.runtime
+    settings = profile.settings(runtime, "fp32", threads=request.threads)
+    try:
+        found: OpProfile = RUNTIMES.load(runtime)().profile(model, settings, feed)
+    except UnsupportedError:
+        return {}
+    shares: dict[str, float] = {}
+    for row in found.rows:
+        nodes = row.sources or (row.node,)
+        for node in nodes:
+            shares[node] = shares.get(node, 0.0) + row.ms / len(nodes)
+    return shares
+
+
+def _report(found: Sensitivity, model: str, runtime: str, recipe: str) -> SensitivityReport:
+    return SensitivityReport(
+        model=model,
+        runtime=runtime,
+        recipe=recipe,
+        images=found.samples,
+        whole_sqnr_db=found.whole.sqnr_db,
+        whole_agreement=found.whole.agreement,
+        units=tuple(
+            Unit(
+                unit=unit.unit,
+                nodes=len(unit.nodes),
+                ops=unit.ops,
+                sqnr_db=unit.sqnr_db,
+                agreement=unit.agreement,
+                float_ms=unit.saved_ms,
+            )
+            for unit in found.units
+        ),
+    )
