@@ -148,6 +148,28 @@ class Comparator:
         self._positions += same.size
         return 100.0 * float(np.count_nonzero(same)) / max(1, same.size)
 
+    def extend(self, other: Comparator) -> None:
+        """Add everything that `other` compared, as if it had been added here, after what was.
+
+        Raises:
+            SpecError: One compared class maps and the other floating values.
+        """
+        if not other._images:
+            return
+        if self._classmap not in (None, other._classmap):
+            raise SpecError("outputs cannot be compared: class maps and floating values were mixed")
+        self._classmap = other._classmap
+        self._max_abs = max(self._max_abs, other._max_abs)
+        self._low, self._high = min(self._low, other._low), max(self._high, other._high)
+        self._dot += other._dot
+        self._reference_energy += other._reference_energy
+        self._candidate_energy += other._candidate_energy
+        self._noise += other._noise
+        self._same += other._same
+        self._positions += other._positions
+        self._nonfinite += other._nonfinite
+        self._images += other._images
+
     def result(self) -> Parity:
         """The comparison of everything added so far.
 

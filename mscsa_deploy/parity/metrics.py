@@ -128,6 +128,17 @@ class ConfusionMatrix:
         self._counts.append(np.stack([np.diagonal(matrix), matrix.sum(axis=1), matrix.sum(axis=0)]))
         return matrix
 
+    def extend(self, other: ConfusionMatrix) -> None:
+        """Add every image that `other` counted, after those counted here.
+
+        Raises:
+            SpecError: `other` counts another number of classes.
+        """
+        if other.num_classes != self.num_classes:
+            raise SpecError(f"confusion matrices of {self.num_classes} and {other.num_classes} classes do not add up")
+        self._total += other._total
+        self._counts += other._counts
+
     def _check_range(self, classes: Array, what: str) -> None:
         if classes.size and not 0 <= classes.min() <= classes.max() < self.num_classes:
             raise SpecError(
@@ -209,6 +220,10 @@ class TopK:
         ahead = (scores == true) & (np.arange(classes)[None, :] < labels[:, None])
         rank = np.count_nonzero((scores > true) | ahead, axis=1)
         self._ranks.append(np.where(np.isnan(scores).any(axis=1), classes, rank))
+
+    def extend(self, other: TopK) -> None:
+        """Add every image that `other` counted, after those counted here."""
+        self._ranks += other._ranks
 
     @property
     def images(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 
@@ -116,7 +116,7 @@ def evaluate(
     """
     if len(images) == 0:
         raise UserError(f"'{images.dataset.name}' holds no images", hint="name a folder of images")
-    judge = _judge(images)
+    judge = judge_for(images)
     comparator = Comparator() if reference is not None else None
     expected = np.load(reference, mmap_mode="r") if reference is not None else None
     kept: Array | None = None
@@ -138,7 +138,7 @@ def evaluate(
         images=len(images),
         scores=judge.scores(),
         parity=comparator.result() if comparator else None,
-        parts=_part_values(images, judge.scores()),
+        parts=part_values(images, judge.scores()),
     )
 
 
@@ -147,8 +147,22 @@ def _only_output(session: Session, array: Array) -> Array:
     return next(iter(session.run({name: array}).values()))
 
 
-def _judge(images: ImageSet) -> _SegmentationJudge | _ClassificationJudge:
+def judge_for(images: ImageSet) -> Judge:
+    """What scores a model's answers to `images` by the task metric."""
     return _SegmentationJudge(images.classes, images.preprocess) if images.task == "seg" else _ClassificationJudge()
+
+
+class Judge(Protocol):
+    """Counts answers against labels or masks; images without one are not counted."""
+
+    def add(self, output: Array, target: int | Array | None) -> None:
+        """Count one answer, (1, classes, ...) values or a (1, H, W) class map, against the image's target."""
+
+    def extend(self, other: Self) -> None:
+        """Add what another judge of the same kind counted."""
+
+    def scores(self) -> dict[str, ImageScores]:
+        """Per-image counts by metric name, the headline metric first; empty when nothing was counted."""
 
 
 @dataclass
@@ -170,6 +184,9 @@ class _SegmentationJudge:
             answer = class_map(answer, (self.spec.height, self.spec.width))
         self.matrix.add(target, resize_nearest(answer, target.shape[:2]))
 
+    def extend(self, other: Self) -> None:
+        self.matrix.extend(other.matrix)
+
     def scores(self) -> dict[str, ImageScores]:
         if not self.matrix.images:
             return {}
@@ -186,13 +203,16 @@ class _ClassificationJudge:
         if isinstance(target, int):
             self.ranks.add(output, np.array([target]))
 
+    def extend(self, other: Self) -> None:
+        self.ranks.extend(other.ranks)
+
     def scores(self) -> dict[str, ImageScores]:
         if not self.ranks.images:
             return {}
         return {"top-1": self.ranks.top(1), "top-5": self.ranks.top(5)}
 
 
-def _part_values(images: ImageSet, scores: Mapping[str, ImageScores]) -> dict[str, float]:
+def part_values(images: ImageSet, scores: Mapping[str, ImageScores]) -> dict[str, float]:
     """The headline metric over each named part of the set, where the set has parts."""
     part_of: Callable[[int], str] | None = getattr(images.dataset, "part_of", None)
     if part_of is None or not scores:
