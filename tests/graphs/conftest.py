@@ -16,13 +16,15 @@ def make_model(text: str, opset: int = 18, **arrays: object) -> ir.Model:
     """ONNX text with `arrays` as initializers: an array, or a shape to draw normal numbers of."""
     proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : {opset}]> {text}')
     for number, (name, value) in enumerate(arrays.items()):
-        if isinstance(value, tuple):
-            value = np.random.default_rng(number).standard_normal(value).astype(np.float32)
-            if name.startswith("var"):
-                value = np.abs(value) + np.float32(0.5)
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+        array = np.asarray(value) if not isinstance(value, tuple) else _drawn(name, value, number)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
     onnx.checker.check_model(proto)
     return ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+
+
+def _drawn(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    numbers = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    return np.abs(numbers) + np.float32(0.5) if name.startswith("var") else numbers
 
 
 def run_model(model: ir.Model) -> np.ndarray:

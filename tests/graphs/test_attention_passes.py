@@ -114,8 +114,8 @@ SCALED = {
     "number_on_the_left": "a = Conv(x, w, b) y = Mul(c, a)",
     "division": "a = Conv(x, w, b) y = Div(a, c)",
     "behind_reshape": "a = Conv(x, w, b) r = Reshape(a, s) t = Transpose<perm=[0,2,1]>(r) m = Mul(t, c) y = Relu(m)",
-    "matmul_and_add": "r = Reshape(x, s5) t = Transpose<perm=[0,2,1]>(r) l = MatMul(t, lw) a = Add(l, lb) m = Mul(a, c) "
-    "y = Relu(m)",
+    "matmul_and_add": "r = Reshape(x, s5) t = Transpose<perm=[0,2,1]>(r) l = MatMul(t, lw) a = Add(l, lb) "
+    "m = Mul(a, c) y = Relu(m)",
 }
 SCALE_ARRAYS = {
     "w": (5, 5, 1, 1), "b": (5,), "c": np.float32(0.25), "s": np.array([2, 5, 16]), "s5": np.array([2, 5, 16]),
@@ -160,7 +160,8 @@ UP = 'Resize<mode="linear", coordinate_transformation_mode="half_pixel">'
 HEAD_TEXT = (
     "g (float[1,3,8,8] a, float[1,3,4,4] c) => (float[1,2,8,8] y) { "
     f"l = Conv(a, wl, bl) gate = HardSigmoid(c) up = {UP}(gate, , , s3) m = Mul(l3, up) "
-    f"e = Conv(c, we, be) eu = {UP}(e, , , s3) t = Add(m, eu) d = Conv<group=3>(t, wd, bd) r = Relu(d) y = Conv(r, wo) }}"
+    f"e = Conv(c, we, be) eu = {UP}(e, , , s3) t = Add(m, eu) d = Conv<group=3>(t, wd, bd) "
+    "r = Relu(d) y = Conv(r, wo) }"
 ).replace("l3", "l")
 HEAD_ARRAYS = {
     "wl": (3, 3, 1, 1), "bl": (3,), "we": (3, 3, 1, 1), "be": (3,), "wd": (3, 1, 1, 1), "bd": (3,),
@@ -186,7 +187,7 @@ def test_depthwise_scale_goes_into_the_summands(make, run) -> None:
     [
         pytest.param("t = Add(m, eu)", "n = Relu(eu) t = Add(m, n)", id="nonlinear_on_the_way"),
         pytest.param("r = Relu(d)", "k = Add(d, t) r = Relu(k)", id="sum_read_again"),
-        pytest.param('(e, , , s3)', "(eh, , , s3)", id="summand_read_again"),
+        pytest.param("(e, , , s3)", "(eh, , , s3)", id="summand_read_again"),
     ],
 )  # fmt: skip
 def test_depthwise_scale_stays_where_it_cannot_move(make, old, new) -> None:

@@ -61,7 +61,9 @@ def smooth(shape, winners: int, seed: int) -> np.ndarray:
     flat=st.booleans(),
     form=st.sampled_from(OTHERS),
 )
-def test_every_form_gives_the_plain_class_map(batch, classes, height, width, scale, seed, flat, form) -> None:
+def test_every_form_gives_the_plain_class_map(  # noqa: PLR0917 - hypothesis names them
+    batch, classes, height, width, scale, seed, flat, form
+) -> None:
     shape = (batch, classes, height, width)
     # Noise wins everywhere with all classes; smooth regions are what trained models give.
     noise = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)

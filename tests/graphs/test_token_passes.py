@@ -155,7 +155,8 @@ STREAM = (
     "v = Slice(kv, c4, c8, c2) vh = Reshape(v, s_h) vt = Transpose<perm=[0,2,1,3]>(vh) "
     "s = MatMul(qt, kt) p = Softmax<axis=-1>(s) m = MatMul(p, vt) mt = Transpose<perm=[0,2,1,3]>(m) "
     "pf = Reshape(mt, s_qi) pg = Gemm(pf, w_p, b_p) po = Reshape(pg, s_qo) z = Add(x, po) "
-    "n = LayerNormalization<axis=-1>(z, one4, zero4) t1 = Transpose<perm=[0,2,1]>(n) r = Reshape(t1, s_map) y = Conv(r, wo) }"
+    "n = LayerNormalization<axis=-1>(z, one4, zero4) t1 = Transpose<perm=[0,2,1]>(n) "
+    "r = Reshape(t1, s_map) y = Conv(r, wo) }"
 )  # fmt: skip
 STREAM_ARRAYS = {
     "wi": (4, 3, 1, 1), "wo": (5, 4, 1, 1), "one4": np.ones(4, np.float32), "zero4": np.zeros(4, np.float32),
