@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import stat
 import zipfile
 import zlib
@@ -21,6 +22,7 @@ from mscsa_deploy.core.files import output_directory, output_file
 from mscsa_deploy.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 MAX_FILES = 10_000
@@ -49,16 +51,27 @@ def pack(directory: Path, out: Path, *, force: bool = False) -> Path:
         raise UserError(f"'{directory}' is a file, expected a bundle directory")
     bundle = read_bundle(directory)
     names = [MANIFEST_NAME, *sorted(entry.path for entry in bundle.manifest.files)]
+    return write_zip({name: bundle.file(name) for name in names}, out, force=force)
+
+
+def write_zip(members: Mapping[str, Path | bytes], out: Path, *, force: bool = False) -> Path:
+    """Write files or bytes, by their names in the archive, as a zip; equal content gives equal bytes.
+
+    Raises:
+        UserError: `out` exists and `force` is false.
+        StageError: The disk is full.
+    """
     with (
         output_file(out, force=force) as work,
         zipfile.ZipFile(work, "w", compression=zipfile.ZIP_DEFLATED, compresslevel=9) as archive,
     ):
-        for name in names:
+        for name, content in members.items():
             info = zipfile.ZipInfo(name, date_time=_EPOCH)
             info.compress_type = zipfile.ZIP_DEFLATED
             info.create_system = 3
             info.external_attr = (stat.S_IFREG | 0o644) << 16
-            with bundle.file(name).open("rb") as source, archive.open(info, "w") as target:
+            opened = io.BytesIO(content) if isinstance(content, bytes) else content.open("rb")
+            with opened as source, archive.open(info, "w") as target:
                 while chunk := source.read(_CHUNK_BYTES):
                     target.write(chunk)
     return out

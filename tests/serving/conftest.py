@@ -6,8 +6,15 @@ import contextlib
 import http.client
 import io
 import json
+import os
+import shutil
+import socket
+import subprocess
 import threading
+import time
+import zipfile
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
@@ -17,6 +24,7 @@ from PIL import Image
 
 from mscsa_deploy.bundle.manifest import ArtifactEntry, BundleModel, Manifest, Postprocess, Tensor
 from mscsa_deploy.bundle.store import write_bundle
+from mscsa_deploy.bundle.triton import pack
 from mscsa_deploy.imaging.preprocess import Preprocess
 from mscsa_deploy.runtimes.fake import FakeModel, FakeTensor, write_fake
 from mscsa_deploy.serving.application import Service
@@ -206,6 +214,45 @@ def tiny():
 
 
 @pytest.fixture(scope="session")
-def triton():
-    """Address of a real Triton server of the generated repository."""
-    pytest.skip("no environment with a Triton server: see 'make test-triton'")
+def triton(bundles, tmp_path_factory):
+    """Address and log of a real Triton server of the generated repository, from the nvidia-pytriton wheel."""
+    place = os.environ.get("MSCSA_DEPLOY_TRITON")
+    if not place:
+        pytest.skip("MSCSA_DEPLOY_TRITON names no environment with a Triton server: see 'make test-triton'")
+    (libraries,) = Path(place).glob("lib/python3.*/site-packages")
+    version = libraries.parent.name.removeprefix("python")
+    wheel = libraries / "pytriton" / "tritonserver"
+    root = tmp_path_factory.mktemp("triton")
+    backend = shutil.copytree(wheel / "backends" / "python", root / "backends" / "python")
+    shutil.copy(wheel / "python_backend_stubs" / version / "triton_python_backend_stub", backend)
+    with zipfile.ZipFile(pack(bundles["seg"], root / "repository.zip")) as archive:
+        archive.extractall(root / "repository")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [wheel / "bin" / "tritonserver", "--model-repository", root / "repository"]
+    command += ["--backend-directory", root / "backends", "--http-address", "127.0.0.1", "--http-port", str(port)]
+    command += ["--allow-grpc", "false", "--allow-metrics", "false", "--exit-timeout-secs", "5"]
+    # The wheel has the python backend only: the other models are parsed and then refused.
+    command += ["--exit-on-error", "false", "--strict-readiness", "false"]
+    env = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), str(libraries)]),
+        "LD_LIBRARY_PATH": str(libraries / "nvidia_pytriton.libs"),
+    }
+    with (root / "log").open("wb") as log:
+        process = subprocess.Popen(list(map(str, command)), env=env, stdout=log, stderr=log)
+    try:
+        _wait_ready(f"127.0.0.1:{port}", process, root / "log")
+        yield SimpleNamespace(place=f"127.0.0.1:{port}", log=root / "log")
+    finally:
+        process.terminate()
+        process.wait(SECONDS)
+
+
+def _wait_ready(place, process, log):
+    end = time.monotonic() + 3 * SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(OSError):
+            if Client(f"http://{place}").get("/v2/health/ready").status == 200:
+                return
+        time.sleep(0.2)
+    pytest.fail(f"Triton did not become ready:\n{log.read_text()[-4000:]}")

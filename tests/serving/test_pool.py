@@ -84,7 +84,7 @@ def test_protocols_timeout_parameter_counts_from_arrival(slow, serve, tiny):
 
 
 def test_failing_runtime_is_a_500_with_its_reason(tiny, tmp_path, serve, monkeypatch):
-    monkeypatch.setattr("mscsa_deploy.serving.model.ServedModel.warm_up", lambda self: None)
+    monkeypatch.setattr("mscsa_deploy.serving.model.ServedModel.warm_up", lambda _: None)
     bundle = tiny.make_bundle(tmp_path / "b", fake={"fail": "run"})
     with serve(bundle) as client:
         answer = client.picture(tiny.picture(tiny.scene(16, 16)))
