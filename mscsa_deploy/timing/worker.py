@@ -8,6 +8,7 @@ ends, or on Linux when the parent dies, the process ends at once, whatever it is
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import queue
 import resource
@@ -72,11 +73,15 @@ class Bench:
         called = time.perf_counter_ns()
         self.calls[0](0)
         answered = time.perf_counter_ns()
+        executed = first.executed_precision
+        # What is loaded stays; the collector need not walk it before every block, which would cool the caches.
+        gc.collect()
+        gc.freeze()
         return messages.Loaded(
             load_ms=(loaded - imported) / 1e6,
             first_ms=(answered - called) / 1e6,
             import_ms=(imported - begin) / 1e6,
-            executed_precision=first.executed_precision,
+            executed_precision=executed,
             runtime_version=can.version,
             threads=first.threads,
             affinity=_affinity(),
@@ -96,9 +101,9 @@ class Bench:
 
     def _measure(self, command: messages.Measure) -> messages.Block:
         assert self.spec is not None
-        self._warm(messages.Warm(runs=command.rewarm_runs, seconds=0, cap_seconds=command.cap_seconds))
         span = patterns.Span(command.runs, command.seconds, command.cap_seconds)
         before = read_clocks().current_mhz
+        self._warm(messages.Warm(runs=command.rewarm_runs, seconds=0, cap_seconds=command.cap_seconds))
         if self.spec.mode == "paced":
             taken = patterns.paced(self.calls[0], self.spec.rate, span, first=self.number)
         elif self.spec.mode == "throughput":
