@@ -1,0 +1,251 @@
+"""What `verify` holds against each other: ONNX files, bundles, OpenVINO and PyTorch files, models of the zoo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mscsa_deploy.core.files import sha256_file
+from mscsa_deploy.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from mscsa_deploy.bundle.manifest import ArtifactEntry
+    from mscsa_deploy.imaging.preprocess import Preprocess
+    from mscsa_deploy.runtimes.protocol import Capabilities, SessionSettings
+    from mscsa_deploy.workflow.prepare import ModelRequest
+
+FOR_TESTS = "fake"
+PREPROCESS = "mscsa_deploy.preprocess"
+LABELS = "mscsa_deploy.labels"
+TASK = "mscsa_deploy.task"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Says:
+    """What a model says about itself; None or empty where it does not."""
+
+    task: str | None = None
+    preprocess: Preprocess | None = None
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contestant:
+    """One file as one runtime runs it.
+
+    Args:
+        label: The file, as the user knows it.
+        path: Where it lies.
+        kind: As in `runtimes.protocol.KINDS`.
+        precision: What it stores.
+        sha256: Of the file.
+        says: What it says about itself.
+        runtime: Name in `RUNTIMES`.
+        arithmetic: What the runtime is asked to compute in.
+        options: The runtime's own settings.
+        status: ``"ok"`` or ``"not run"``.
+        reason: Why it cannot run here, with the line that would change that.
+        version: Of the runtime's library.
+    """
+
+    label: str
+    path: Path
+    kind: str
+    precision: str
+    sha256: str
+    says: Says
+    runtime: str = ""
+    arithmetic: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    status: str = "ok"
+    reason: str = ""
+    version: str = ""
+
+    @property
+    def name(self) -> str:
+        """File, runtime and arithmetic in a few words."""
+        extra = "".join(f", {key} {value}" for key, value in self.options.items())
+        return f"{self.label} on {self.runtime} in {self.arithmetic}{extra}"
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the file, with OpenVINO's weights beside it."""
+        weights = self.path.with_suffix(".bin")
+        beside = weights.stat().st_size if self.path.suffix == ".xml" and weights.is_file() else 0
+        return self.path.stat().st_size + beside
+
+    def settings(self, threads: int) -> SessionSettings:
+        """How its session is made."""
+        from mscsa_deploy.runtimes.protocol import SessionSettings
+
+        return SessionSettings(threads=threads, precision=self.arithmetic, options=dict(self.options))
+
+
+def contestants(
+    argument: str, request: ModelRequest, runtimes: Sequence[str] | None, work: Path
+) -> tuple[Contestant, ...]:
+    """Everything that `argument` names, in each way it is to be run.
+
+    Args:
+        argument: An ONNX, OpenVINO (.xml) or PyTorch (.safetensors with a model header) file, a bundle
+            directory or zip, a zoo name or an export recipe.
+        request: Checkpoint, task and size for a zoo name or recipe.
+        runtimes: Only these; every one that loads the file if None.
+        work: Directory for the file that a zoo model is written to.
+
+    Raises:
+        UserError: It is none of these, is damaged, or a runtime is unknown.
+    """
+    for name in runtimes or ():
+        if name not in tuple(_runtimes(runtimes)):
+            raise unknown_name("runtime", name, [each for each in _runtimes(None) if each != FOR_TESTS])
+    path = Path(argument)
+    if path.is_dir() or path.suffix == ".zip":
+        return tuple(_of_bundle(path, runtimes))
+    if path.suffix in (".onnx", ".xml", ".safetensors", ".fake"):
+        if not path.is_file():
+            raise UserError(f"there is no file '{path}'", hint="check the path")
+        return tuple(_ways(_of_file(path), runtimes))
+    return tuple(_ways(_of_zoo(argument, request, work), runtimes))
+
+
+def _runtimes(named: Sequence[str] | None) -> Iterator[str]:
+    from mscsa_deploy.runtimes import RUNTIMES
+
+    return (name for name in RUNTIMES if name != FOR_TESTS or name in (named or ()))
+
+
+def _of_file(path: Path) -> Contestant:
+    from mscsa_deploy.runtimes.protocol import KINDS
+
+    readers = {".onnx": _read_onnx, ".safetensors": _read_torch}
+    says, precision = readers[path.suffix](path) if path.suffix in readers else (Says(), _precision_of(path))
+    return Contestant(
+        label=path.name,
+        path=path,
+        kind=KINDS[path.suffix],
+        precision=precision,
+        sha256=sha256_file(path),
+        says=says,
+    )
+
+
+def _precision_of(path: Path) -> str:
+    """What an OpenVINO file stores, by the operators its .xml names."""
+    return "int8" if path.suffix == ".xml" and b'type="FakeQuantize"' in path.read_bytes() else "fp32"
+
+
+def _read_onnx(path: Path) -> tuple[Says, str]:
+    from mscsa_deploy.core.config import convert
+    from mscsa_deploy.graphs.check import op_histogram, read_model
+    from mscsa_deploy.graphs.metadata import info_of
+    from mscsa_deploy.imaging.preprocess import Preprocess
+
+    model = read_model(path)
+    info = info_of(model, source=str(path))
+    quantized = any("Quantize" in op or op.startswith("QLinear") for op in op_histogram(model))
+    if info is None:
+        return Says(), "int8" if quantized else "fp32"
+    spec = convert(info.preprocess, Preprocess, source=str(path)) if info.preprocess else None
+    return Says(task=info.task, preprocess=spec, labels=info.labels), "int8" if quantized else info.precision
+
+
+def _read_torch(path: Path) -> tuple[Says, str]:
+    from mscsa_deploy.models.checkpoint import load_checkpoint
+
+    metadata = load_checkpoint(path).metadata
+    if TASK not in metadata:
+        raise UserError(
+            f"'{path}' does not say which model it holds",
+            hint="name the model or its recipe instead, and give the file with --checkpoint",
+        )
+    return _torch_says(metadata, str(path)), "fp32"
+
+
+def _torch_says(metadata: Mapping[str, str], source: str) -> Says:
+    import json
+
+    from mscsa_deploy.core.config import convert
+    from mscsa_deploy.imaging.preprocess import Preprocess
+
+    text = metadata.get(PREPROCESS)
+    spec = convert(json.loads(text), Preprocess, source=source) if text else None
+    labels = tuple(json.loads(metadata.get(LABELS, "[]")))
+    return Says(task=metadata.get(TASK), preprocess=spec, labels=labels)
+
+
+def _of_zoo(argument: str, request: ModelRequest, work: Path) -> Contestant:
+    from mscsa_deploy.workflow.prepare import prepare
+
+    prepared = prepare(replace(request, model=argument))
+    path = work / f"{prepared.name}-{prepared.key}.safetensors"
+    if not path.exists():
+        prepared.save(path)
+    return Contestant(
+        label=f"{prepared.name}.{prepared.task}",
+        path=path,
+        kind="torch",
+        precision="fp32",
+        sha256=prepared.source_sha256,
+        says=Says(task=prepared.task, preprocess=prepared.preprocess, labels=prepared.labels),
+    )
+
+
+def _ways(file: Contestant, named: Sequence[str] | None) -> Iterator[Contestant]:
+    """The file on every runtime that loads its kind, or on those of `named` that do."""
+    from mscsa_deploy.runtimes import RUNTIMES
+
+    for name in _runtimes(named):
+        runtime = RUNTIMES.load(name)()
+        if file.kind in runtime.accepts and (named is None or name in named):
+            yield _on(file, name, runtime.probe(), file.precision)
+
+
+def _of_bundle(path: Path, named: Sequence[str] | None) -> Iterator[Contestant]:
+    """Every artefact of the bundle in each way it was measured, or may be run."""
+    from mscsa_deploy.bundle.store import read_bundle
+    from mscsa_deploy.runtimes import RUNTIMES
+
+    bundle = read_bundle(path)
+    manifest = bundle.manifest
+    hashes = {file.path: file.sha256 for file in manifest.files}
+    for entry in manifest.artifacts:
+        file = Contestant(
+            label=entry.path,
+            path=bundle.file(entry.path),
+            kind=entry.kind,
+            precision=entry.precision,
+            sha256=hashes[entry.path],
+            says=Says(task=manifest.task, preprocess=manifest.preprocess, labels=manifest.labels),
+        )
+        for runtime, arithmetic, options in _entry_ways(entry):
+            if runtime in _runtimes(named) and (named is None or runtime in named):
+                found = RUNTIMES.load(runtime)()
+                yield replace(_on(file, runtime, found.probe(), arithmetic), options=options)
+
+
+def _entry_ways(entry: ArtifactEntry) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Runtime, arithmetic and options of each way to run an artefact, each once."""
+    seen = []
+    for measured in entry.measurements:
+        way = (measured.runtime, str(measured.precision), dict(measured.options))
+        if measured.status in ("ok", "built, not run") and way not in seen:
+            seen.append(way)
+    for name in entry.runtimes:
+        if not any(runtime == name for runtime, _, _ in seen):
+            seen.append((name, entry.precision, {}))
+    yield from seen
+
+
+def _on(file: Contestant, runtime: str, can: Capabilities, precision: str) -> Contestant:
+    """`file` on one runtime; a float file runs in FP32 where the machine has no arithmetic of its own for it."""
+    plain = precision == "fp16" and can.available and precision not in can.precisions
+    arithmetic = "fp32" if plain else precision
+    made = replace(file, runtime=runtime, arithmetic=arithmetic, version=can.version)
+    if not can.available:
+        return replace(made, status="not run", reason="; ".join(filter(None, (can.reason, can.how_to_install))))
+    if arithmetic not in can.precisions:
+        return replace(made, status="not run", reason=f"this machine cannot execute {arithmetic} through {runtime}")
+    return made

@@ -1,0 +1,154 @@
+"""Where a candidate that failed its gate parts ways with the reference: the node, and how far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mscsa_deploy.core.progress import Progress, silent
+from mscsa_deploy.core.report import ParityNumbers, Record
+
+if TYPE_CHECKING:
+    from mscsa_deploy.parity.compare import Parity
+    from mscsa_deploy.parity.tolerance import Tolerance
+    from mscsa_deploy.workflow.contest import Contest
+    from mscsa_deploy.workflow.contestants import Contestant
+
+FLOAT_LIMIT = 1e-3
+"""Where FP32 tensors differ by more than this share of their range, that is no rounding any more."""
+MARGIN_DB = 3.0
+"""Quantization noise adds up along a network; a tensor within this of the output's noise holds most of it."""
+USUAL_SQNR_DB = 10.0
+
+
+class DivergenceRecord(Record, frozen=True, kw_only=True):
+    """The first node at which a candidate parts ways with the reference.
+
+    Args:
+        subject: The candidate.
+        against: What it was held against; the reference, or a candidate that passed where that is no ONNX file.
+        found: Whether a node was found.
+        node: Its name in the reference.
+        op: Its type.
+        tensor: What it computes.
+        parity: How far that differs.
+        limit: What counted as differing.
+        agreeing: The compared tensors right before it, which agree.
+        steps: How many pairs of runs it took.
+        reason: Why none was found.
+    """
+
+    subject: str
+    against: str = ""
+    found: bool = False
+    node: str = ""
+    op: str = ""
+    tensor: str = ""
+    parity: ParityNumbers | None = None
+    limit: str = ""
+    agreeing: tuple[str, ...] = ()
+    steps: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A candidate that did not pass, and how far its first output lies off."""
+
+    contestant: Contestant
+    parity: Parity
+
+
+def find_divergence(
+    failed: Failed,
+    contest: Contest,
+    passed: Sequence[Contestant],
+    *,
+    work: Path,
+    progress: Progress = silent,
+) -> DivergenceRecord:
+    """The first node of `failed` that computes something else than the reference does.
+
+    Args:
+        failed: What is searched.
+        contest: Gives the reference and the images; the worst ones are searched on.
+        passed: Candidates that passed; one of them stands in for a reference that is no ONNX file.
+        work: Directory for files with extra outputs.
+        progress: Told each step.
+    """
+    from mscsa_deploy.parity.bisect import Side, first_divergence
+    from mscsa_deploy.workflow.contest import runner
+
+    candidate = failed.contestant
+    against = _stand_in(contest.reference, candidate, passed)
+    reason = _obstacle(failed, against)
+    if reason or against is None:
+        return DivergenceRecord(subject=candidate.name, reason=reason)
+    tolerance = search_limit(failed.parity, candidate.arithmetic)
+    images = contest.images(1)
+    worst = dict.fromkeys(int(image.name) for image in failed.parity.worst)
+    feeds = [{"image": images.input(index)} for index in worst]
+    found = first_divergence(
+        Side(against.path, runner(against, contest.threads)),
+        Side(candidate.path, runner(candidate, contest.threads)),
+        feeds,
+        tolerance,
+        work=work,
+        progress=progress,
+    )
+    limit = ", ".join(f"{metric} {value:.3g}" for metric, value in tolerance.limits().items())
+    if found is None:
+        reason = "on the worst images the outputs agree within the limit"
+        return DivergenceRecord(subject=candidate.name, against=against.name, limit=limit, reason=reason)
+    return DivergenceRecord(
+        subject=candidate.name,
+        against=against.name,
+        found=True,
+        node=found.node,
+        op=found.op,
+        tensor=found.tensor,
+        parity=found.parity.numbers(),
+        limit=limit,
+        agreeing=found.agreeing,
+        steps=found.steps,
+    )
+
+
+def _stand_in(reference: Contestant, candidate: Contestant, passed: Sequence[Contestant]) -> Contestant | None:
+    """An ONNX file with the right answers: the reference itself, or a float candidate that passed."""
+    if reference.kind == "onnx":
+        return reference
+    good = [each for each in passed if each.kind == "onnx" and each.arithmetic == "fp32" and each is not candidate]
+    return good[0] if good else None
+
+
+def _obstacle(failed: Failed, against: Contestant | None) -> str:
+    """Why the search cannot be done; empty if it can."""
+    if failed.contestant.kind != "onnx":
+        return f"only ONNX files can be opened up, and this one is of kind {failed.contestant.kind}"
+    if against is None:
+        return "the reference is no ONNX file and no FP32 ONNX candidate passed; export it and name the file"
+    if failed.parity.max_abs is None:
+        return "class maps hide how far values are off; export both with --output logits"
+    return ""
+
+
+def search_limit(parity: Parity, arithmetic: str) -> Tolerance:
+    """What counts as differing inside the network, given how far its output is off.
+
+    In float the limit is half of the output's error, at most `FLOAT_LIMIT` in FP32; in INT8, where every tensor
+    carries noise, it is the output's own signal-to-noise ratio and `MARGIN_DB`.
+    """
+    from mscsa_deploy.parity.tolerance import Tolerance
+
+    if arithmetic == "int8":
+        measured = parity.sqnr_db
+        usable = measured is not None and abs(measured) < 200.0
+        limit = (measured or 0.0) + MARGIN_DB if usable else USUAL_SQNR_DB
+        return Tolerance(sqnr_db=limit, why="quantization noise that adds up stays below the output's")
+    off = parity.max_abs_over_range or 0.0
+    half = off / 2 if 0.0 < off < 1e6 else FLOAT_LIMIT
+    limit = min(half, FLOAT_LIMIT) if arithmetic == "fp32" else half
+    return Tolerance(max_abs_over_range=limit, why="rounding that adds up stays below half of the output's error")
