@@ -211,7 +211,7 @@ def int8_variants(
     yield base
     if runtime == "openvino" and "bf16" in target.precisions(runtime):
         settings = replace(base.settings, options={**base.settings.options, "float_precision": "bf16"})
-        yield replace(base, settings=settings, recipe=f"{recipe.name}+bf16")
+        yield replace(base, settings=settings, recipe=f"{recipe.name}+bf16", optional=True)
 
 
 def quantize_cached(model: Path, samples: Samples, recipe: CalibrationRecipe, progress: Progress = silent) -> Quantized:

@@ -213,10 +213,11 @@ def _int8(job: _Job, name: str, sources: Sources) -> list[Variant]:
 
 def _score(job: _Job) -> list[Evaluation | None]:
     with job.stages.stage("accuracy") as note:
-        scores = score_variants(job.variants, job.images["evaluation"], progress=job.progress)
-        done = sum(score is not None for score in scores)
+        scored = score_variants(job.variants, job.images["evaluation"], progress=job.progress)
+        job.variants = [variant for variant, _ in scored]
+        done = sum(score is not None for _, score in scored)
         note.detail = f"{done} artefacts on {len(job.images['evaluation'])} images"
-    return scores
+    return [score for _, score in scored]
 
 
 def _measure(job: _Job, declared: TensorSpec, samples_dir: Path) -> dict[tuple[int, Boundary], Row]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mscsa_deploy.core.progress import Progress, silent
+from mscsa_deploy.core.report import Status
+from mscsa_deploy.errors import StageError, UnsupportedError
 from mscsa_deploy.workflow.evaluate import Evaluation, ImageSet, evaluate
 
 if TYPE_CHECKING:
@@ -23,11 +26,12 @@ SCORING_THREADS = 2
 
 def score_variants(
     variants: Sequence[Variant], images: ImageSet, *, progress: Progress = silent
-) -> list[Evaluation | None]:
-    """The evaluation of each variant, None where it cannot be run here.
+) -> list[tuple[Variant, Evaluation | None]]:
+    """Each variant with its evaluation, None where it cannot be run here.
 
     The reference is the first variant in FP32 that runs: PyTorch where it is among them. Variants that
-    compute the same thing (one file, one precision, one set of options) are run once.
+    compute the same thing (one file, one precision, one set of options) are run once. A variant that its
+    runtime cannot load or run comes back marked so, and the others go on.
 
     Args:
         variants: What to score.
@@ -35,26 +39,30 @@ def score_variants(
         progress: Told about every image.
     """
     done: dict[tuple[object, ...], Evaluation] = {}
-    scores: list[Evaluation | None] = []
+    scored: list[tuple[Variant, Evaluation | None]] = []
     with tempfile.TemporaryDirectory(prefix="mscsa-deploy-") as folder:
         # The reference's outputs, while the others are compared with them.
         kept = Path(folder) / "reference.npy"
         for variant in variants:
             run = _runnable(variant)
             if run is None:
-                scores.append(None)
+                scored.append((variant, None))
                 continue
             key = (run[0], run[1], run[2].precision, tuple(sorted(run[2].options.items(), key=str)))
-            if key not in done:
-                done[key] = _score(variant, run, images, kept, progress)
-            scores.append(done[key])
-    return scores
+            try:
+                if key not in done:
+                    done[key] = _score(variant, run, images, kept, progress)
+            except (StageError, UnsupportedError) as error:
+                logger.warning("%s: %s", variant.label, error)
+                status: Status = "not run" if variant.optional else "failed"
+                scored.append((replace(variant, status=status, reason=str(error)), None))
+                continue
+            scored.append((variant, done[key]))
+    return scored
 
 
 def _runnable(variant: Variant) -> tuple[str, Path, SessionSettings] | None:
     """Runtime, file and settings to score `variant` with: its own, or those of its stand-in."""
-    from dataclasses import replace
-
     from mscsa_deploy.runtimes import RUNTIMES
     from mscsa_deploy.runtimes.protocol import SessionSettings
 

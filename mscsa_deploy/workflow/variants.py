@@ -34,6 +34,8 @@ class Variant:
         requires: Instruction sets without which results or speed differ.
         status: ``"ok"`` while it can be run here.
         reason: Why it cannot.
+        optional: A further arithmetic that was tried on its own account; where the runtime cannot compile it,
+            the row is "not run" rather than failed.
             notes: Facts for the report.
     """
 
@@ -50,6 +52,7 @@ class Variant:
     requires: tuple[str, ...] = ()
     status: Status = "ok"
     reason: str = ""
+    optional: bool = False
     notes: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
 
