@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import pytest
+import torch
+from torch import nn
 
 from mscsa_deploy.core.artifact import Artifact, MadeBy
 from mscsa_deploy.errors import UserError
@@ -12,6 +14,7 @@ from mscsa_deploy.export.fp16 import kept_float, largest_magnitudes, to_fp16
 from mscsa_deploy.export.numeric import distance, make_feeds, run_graph
 from mscsa_deploy.graphs.check import op_histogram, parsed, read_model, signature
 from mscsa_deploy.graphs.metadata import read_info
+from mscsa_deploy.runtimes.tensorrt_build import build_engine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,3 +108,39 @@ def test_fp16_of_fp16_is_refused(export, segmenter, tmp_path) -> None:
     half = to_fp16(export(segmenter).artifact, tmp_path / "half.onnx")
     with pytest.raises(UserError, match="is fp16 onnx, expected an FP32 ONNX file"):
         to_fp16(half, tmp_path / "quarter.onnx")
+
+
+class _Attention(nn.Module):
+    """One attention block on 1/8 of the input, with the ops that half precision is known to break."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 32, 8, stride=8)
+        self.norm = nn.LayerNorm(32)
+        self.qkv = nn.Linear(32, 96)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.embed(image)
+        height, width = int(x.shape[2]), int(x.shape[3])
+        x = x.flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(self.norm(x)).chunk(3, dim=-1)
+        x = x + (q @ k.transpose(1, 2) / 32**0.5).softmax(-1) @ v
+        return self.head(nn.functional.gelu(x)).transpose(1, 2).reshape(-1, 5, height, width)
+
+
+@pytest.mark.parametrize("capability", ["75", "86"])
+def test_fp16_builds_a_tensorrt_engine(export, tmp_path, capability) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX, which builds without a GPU, is not installed")
+    torch.manual_seed(0)
+    full = export(_Attention(), output="classmap").artifact
+    half = to_fp16(full, tmp_path / "half.onnx")
+
+    engine = build_engine(half.path, tmp_path / "model.engine", compute_capabilities=(capability,))
+
+    assert engine.precision == "fp16"
+    feeds = make_feeds(full.inputs, 1)
+    ((wanted,),) = run_graph(full.path.read_bytes(), feeds)
+    ((found,),) = run_graph(half.path.read_bytes(), feeds)
+    # Classes that are equal up to float16 rounding flip; random weights make more of them than trained ones.
+    assert np.mean(wanted == found) >= 0.98
