@@ -6,14 +6,13 @@ So safe choices come first and unusual ones last.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mscsa_deploy.calibration.recipe import CalibrationRecipe, FloatRule
 from mscsa_deploy.core.config import to_plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
 
 CHAIN = ("Conv", "Add", "Concat", "AveragePool", "Relu", "Clip", "Split", "Resize", "Reshape", "Transpose")
 WEIGHTS = ("Conv", "Gemm", "MatMul")
@@ -23,6 +22,15 @@ INJECTION = FloatRule(
     downstream_of=("Resize",),
     op_types=("Add", "Mul", "Relu", "Resize"),
 )
+# What an OpenVINO recipe changes to be written by the other engine.
+QDQ: dict[str, Any] = {
+    "engine": "onnxruntime", "preset": "performance", "model_type": "none", "bias_correction": "none",
+    "smooth_quant": -1.0, "activations": "int8", "symmetric_activations": True,
+}  # fmt: skip
+NNCF: dict[str, Any] = {
+    "engine": "nncf", "preset": "performance", "model_type": "none", "bias_correction": "fast", "observer": "minmax",
+    "op_types": (), "keep_float": (), "equalize": False,
+}  # fmt: skip
 # How many of the most sensitive blocks a repair leaves float, step by step.
 REPAIRS = (1, 2, 4, 8)
 # Histograms cost about half a second a picture of 512x512, and settle with fewer pictures than extremes do.
@@ -35,19 +43,17 @@ def placements(base: CalibrationRecipe) -> tuple[CalibrationRecipe, ...]:
     if base.engine == "nncf":
         changes += [
             ("performance", {"preset": "performance", "model_type": "none"}),
+            ("transformer", {"preset": "performance", "model_type": "transformer"}),
             ("mixed", {"preset": "mixed", "model_type": "none"}),
-            ("transformer", {"preset": "mixed", "model_type": "transformer"}),
+            ("qdq-chain", {**QDQ, "op_types": (*CHAIN, "Gemm", "MatMul"), "keep_float": (ATTENTION,)}),
+            ("qdq-weights", {**QDQ, "op_types": WEIGHTS, "keep_float": (ATTENTION,)}),
         ]
     elif base.runtime == "tensorrt":
         changes += [("chain", {"op_types": CHAIN, "keep_float": ()})]
     else:
         changes += _qdq_changes(base)
     if base.runtime == "openvino" and base.engine == "onnxruntime":
-        nncf = {
-            "engine": "nncf", "preset": "mixed", "model_type": "transformer", "bias_correction": "fast",
-            "keep_float": (), "op_types": (), "equalize": False, "observer": "minmax",
-        }  # fmt: skip
-        changes.append(("nncf", nncf))
+        changes.append(("nncf", NNCF))
     return _distinct(base, changes)
 
 
