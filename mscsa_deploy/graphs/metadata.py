@@ -63,9 +63,7 @@ def info_of(model: ir.Model, *, source: str) -> ModelInfo | None:
     Raises:
         UserError: An entry under our prefix is damaged or unknown; `source` names the file.
     """
-    entries = {
-        key.removeprefix(PREFIX): text for key, text in model.metadata_props.items() if key.startswith(PREFIX)
-    }
+    entries = {key.removeprefix(PREFIX): text for key, text in model.metadata_props.items() if key.startswith(PREFIX)}
     if not entries:
         return None
     return convert({key: _parsed(key, text) for key, text in entries.items()}, ModelInfo, source=source)
