@@ -58,21 +58,22 @@ def forms(runtime: str, *, detail: bool) -> dict[str, list[Any]]:
     from onnx_ir.passes.common import ShapeInferencePass
 
     from mscsa_deploy.graphs import passes
-    from mscsa_deploy.graphs.fold_depthwise import FoldDepthwiseScale
-    from mscsa_deploy.graphs.intra_ffn import MergeStageDepthwise
 
     common = list(passes.OPTIMIZATIONS)
     found = {"plain": [], "plain_again": [], "common": common, "best": common + list(passes.PER_RUNTIME[runtime])}
     if detail:
         other = next(name for name in RUNTIMES if name != runtime)
         found["of_other_runtime"] = common + list(passes.PER_RUNTIME[other])
-        for extra in (FoldDepthwiseScale, MergeStageDepthwise):
-            whole = found["best"]
-            without = [each for each in whole if each is not extra]
-            found[f"without_{extra.__name__}" if extra in whole else f"with_{extra.__name__}"] = (
-                without if extra in whole else [*whole, extra, ShapeInferencePass]
-            )
-        for name in ("FoldBatchNorm", "FlipMatMulTranspose", "MergeProjections", "MlpToConvs", "FuseGelu"):
+        for extra in passes.CANDIDATES:
+            found[f"with_{extra.__name__}"] = [*found["best"], ShapeInferencePass, extra]
+        for name in (
+            "FoldBatchNorm",
+            "FoldDepthwiseScale",
+            "FlipMatMulTranspose",
+            "MergeProjections",
+            "MlpToConvs",
+            "FuseGelu",
+        ):
             kept = [each for each in found["best"] if each.__name__ != name]
             if len(kept) < len(found["best"]):
                 found[f"without_{name}"] = kept

@@ -8,10 +8,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mscsa_deploy.core.tensors import TensorSpec
 from mscsa_deploy.errors import StageError, UnsupportedError, UserError
-from mscsa_deploy.graphs.check import to_bytes
+from mscsa_deploy.graphs.check import read_model, signature, to_bytes
+from mscsa_deploy.graphs.metadata import ModelInfo, info_of, set_info
+from mscsa_deploy.graphs.pixels import take_pixels
 from mscsa_deploy.graphs.tail.choose import check_pixels, choose_tail
-from mscsa_deploy.graphs.tail.forms import REFERENCE_FORM, TAIL_FORMS, append_tail, forms_for
+from mscsa_deploy.graphs.tail.files import write_with_tail
+from mscsa_deploy.graphs.tail.forms import DEFAULT_FORMS, REFERENCE_FORM, TAIL_FORMS, append_tail, forms_for
 from mscsa_deploy.graphs.tail.grid import TailShape, axis_matrix, cell_weights
 
 OTHERS = [name for name in TAIL_FORMS if name != REFERENCE_FORM]
@@ -158,14 +162,55 @@ def test_weights_of_a_cell_sum_to_one() -> None:
         np.testing.assert_allclose(cell_weights(scale).sum(axis=0), 1, atol=1e-6)
 
 
+def segmenter(folder):
+    """A file from pictures (1, 3, 16, 24) to logits (1, 5, 4, 6)."""
+    text = (
+        '<ir_version: 10, opset_import: ["" : 18]> g (float[1,3,16,24] image) => (float[1,5,4,6] logits) '
+        "{ logits = Conv<strides=[4,4]>(image, w) }"
+    )
+    proto = onnx.parser.parse_model(text)
+    weight = np.random.default_rng(0).standard_normal((5, 3, 4, 4)).astype(np.float32)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    model = ir.from_proto(proto)
+    set_info(model, ModelInfo(name="topformer_t", task="seg", stride=4))
+    path = folder / "model.onnx"
+    path.write_bytes(to_bytes(model))
+    return path
+
+
+def test_file_with_a_tail_says_so(tmp_path) -> None:
+    out = tmp_path / "out.onnx"
+
+    write_with_tail(segmenter(tmp_path), "cells", out)
+
+    model = read_model(out)
+    assert signature(model)[1] == (TensorSpec("classmap", "uint8", (1, 16, 24)),)
+    info = info_of(model, source="out")
+    assert info is not None
+    assert (info.output, info.stride) == ("classmap", 1)
+
+
+def test_tail_fits_a_model_that_takes_pixels(tmp_path) -> None:
+    path, out = segmenter(tmp_path), tmp_path / "out.onnx"
+    model = read_model(path)
+    take_pixels(model, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    path.write_bytes(to_bytes(model))
+
+    write_with_tail(path, "plain", out)
+
+    assert signature(read_model(out))[1][0].shape == (1, 16, 24)
+
+
+def test_default_forms_are_known_and_fit_their_runtime() -> None:
+    assert set(DEFAULT_FORMS.values()) <= set(TAIL_FORMS)
+    assert TAIL_FORMS[DEFAULT_FORMS["tensorrt"]].static_shapes
+
+
 def test_fastest_form_is_chosen(tmp_path) -> None:
-    path = tmp_path / "model.onnx"
-    path.write_bytes(to_bytes(logits_model((1, 5, 4, 4))))
+    path = segmenter(tmp_path)
     scores = {"plain": 3.0, "cells": 1.0, "strips": 2.0}
 
-    choice = choose_tail(
-        path, (16, 16), list(scores), score=lambda file: scores[file.stem.split(".")[-1]], folder=tmp_path
-    )
+    choice = choose_tail(path, list(scores), score=lambda file: scores[file.stem.split(".")[-1]], folder=tmp_path)
 
     assert choice.form == "cells"
     assert choice.scores_ms == scores
@@ -173,11 +218,10 @@ def test_fastest_form_is_chosen(tmp_path) -> None:
 
 
 def test_choosing_among_nothing_is_an_error(tmp_path) -> None:
-    path = tmp_path / "model.onnx"
-    path.write_bytes(to_bytes(logits_model((1, 5, 4, 4))))
+    path = segmenter(tmp_path)
 
     with pytest.raises(StageError, match="no form"):
-        choose_tail(path, (16, 16), [], score=lambda _: 0.0, folder=tmp_path)
+        choose_tail(path, [], score=lambda _: 0.0, folder=tmp_path)
 
 
 def test_pixel_check_tells_ties_from_errors() -> None:

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 
 from mscsa_deploy.errors import StageError
-from mscsa_deploy.graphs.check import read_model, to_bytes
-from mscsa_deploy.graphs.tail.forms import append_tail
+from mscsa_deploy.graphs.tail.files import write_with_tail
 from mscsa_deploy.graphs.tail.grid import TailShape, axis_matrix
 
 if TYPE_CHECKING:
@@ -60,7 +58,6 @@ class PixelCheck:
 
 def choose_tail(
     logits_model: Path,
-    size: tuple[int, int],
     names: Sequence[str],
     *,
     score: Callable[[Path], float],
@@ -69,8 +66,7 @@ def choose_tail(
     """The form of `names` with the lowest `score`.
 
     Args:
-        logits_model: ONNX file whose only output is logits (N, C, h, w).
-        size: Height and width of the class map.
+        logits_model: ONNX file from pictures to logits (N, C, h, w); the class map has the pictures' size.
         names: Forms to measure, from `forms.forms_for`.
         score: Latency in ms of an ONNX file on the runtime and device in question, on real pictures: the
             dynamic forms take as long as the picture is intricate.
@@ -78,19 +74,12 @@ def choose_tail(
 
     Raises:
         StageError: `names` is empty, or a form left an invalid graph.
-        UserError: The model or the size does not fit.
+        UserError: The model does not fit.
     """
     files, scores = {}, {}
     for name in names:
-        model = read_model(logits_model)
-        append_tail(model, name, size)
-        data = to_bytes(model)
-        try:
-            onnx.checker.check_model(data, full_check=True)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise StageError("tail", name, f"the graph is not valid: {error}") from error
         files[name] = folder / f"{logits_model.stem}.{name}.onnx"
-        files[name].write_bytes(data)
+        write_with_tail(logits_model, name, files[name])
         scores[name] = score(files[name])
     if not scores:
         raise StageError("tail", logits_model.name, "there is no form to choose from")

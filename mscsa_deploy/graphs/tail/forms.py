@@ -46,6 +46,14 @@ TAIL_FORMS: Mapping[str, TailForm] = {
     "cells": TailForm(cells.cells, static_shapes=False, dynamic_batch=False),
 }
 
+# The fastest on every CPU measured (benchmarks/results/tails__*.json); a device profile may know better.
+DEFAULT_FORMS: Mapping[str, str] = {
+    "onnxruntime": "cells",
+    "openvino": "cells",
+    "tensorrt": REFERENCE_FORM,
+    "pytorch": REFERENCE_FORM,
+}
+
 
 def forms_for(*, static_shapes: bool, dynamic_batch: bool) -> tuple[str, ...]:
     """Names of the forms that fit a runtime that needs `static_shapes` or a model with a `dynamic_batch`."""
