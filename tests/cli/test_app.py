@@ -1,0 +1,151 @@
+"""The command group itself: quick, light, and honest about mistakes and bugs."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from mscsa_deploy import __version__
+from mscsa_deploy.cli.app import COMMANDS
+
+HEAVY = (
+    "torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "onnxsim", "openvino", "nncf", "tensorrt",
+    "tensorrt_rtx", "safetensors", "transformers", "starlette", "uvicorn", "ray",
+)  # fmt: skip
+HELP_SECONDS = 0.3
+
+
+def cpu_seconds(*arguments):
+    """CPU time of a fresh process."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "mscsa_deploy", *arguments], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_help_is_quick():
+    # The fastest of three: a busy machine makes a process dearer, never cheaper.
+    assert min(cpu_seconds("--help") for _ in range(3)) < HELP_SECONDS
+
+
+def test_importing_every_command_and_workflow_loads_no_heavy_library():
+    program = (
+        "import importlib, json, pkgutil, sys\n"
+        "import mscsa_deploy.cli, mscsa_deploy.workflow\n"
+        "for package in (mscsa_deploy.cli, mscsa_deploy.workflow):\n"
+        "    for module in pkgutil.iter_modules(package.__path__, package.__name__ + '.'):\n"
+        "        importlib.import_module(module.name)\n"
+        "print(json.dumps([name for name in json.loads(sys.argv[1]) if name in sys.modules]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(HEAVY)], check=True, capture_output=True, text=True
+    )
+    assert json.loads(done.stdout) == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_json_and_a_first_line(cli, name):
+    outcome = cli(name, "--help")
+    assert outcome.code == 0
+    assert "--json" in outcome.out
+    assert "--quiet" in outcome.out
+    lines = [line.strip() for line in outcome.out.splitlines() if line.strip()]
+    assert lines[0].startswith(f"Usage: mscsa-deploy {name}")
+    assert lines[1].endswith((".", ":", ",")) or lines[1][0].isupper()
+
+
+def test_help_lists_every_command_in_the_order_of_the_work(cli):
+    outcome = cli("--help")
+    places = [outcome.out.index(f"\n  {name} ") for name in COMMANDS]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_version(cli, flag):
+    outcome = cli(flag)
+    assert (outcome.code, outcome.out) == (0, f"mscsa-deploy {__version__}\n")
+
+
+def test_short_help(cli):
+    assert cli("-h").code == 0
+    assert cli("doctor", "-h").code in (0, 2)
+
+
+def test_unknown_command_offers_the_nearest(cli):
+    outcome = cli("modles")
+    assert outcome.code == 2
+    assert outcome.err == "error: unknown command 'modles'; did you mean 'models'?\n"
+    assert outcome.out == ""
+
+
+def test_unknown_option_says_where_help_is(cli):
+    outcome = cli("models", "--jsn")
+    assert outcome.code == 2
+    assert "--jsn" in outcome.err
+    assert "'mscsa-deploy models --help'" in outcome.err
+
+
+def test_missing_argument_is_the_users_mistake(cli):
+    outcome = cli("predict")
+    assert outcome.code == 2
+    assert "BUNDLE" in outcome.err
+
+
+def test_errors_are_one_document_with_json(cli):
+    outcome = cli("inspect", "nowhere", "--json")
+    assert outcome.code == 2
+    assert set(outcome.json["error"]) == {"kind", "message", "hint"}
+    assert outcome.json["error"]["kind"] == "user"
+    assert outcome.err.startswith("error: there is nothing at 'nowhere'; ")
+
+
+def test_usage_errors_are_one_document_with_json(cli):
+    assert cli("models", "--nope", "--json").json["error"]["kind"] == "user"
+
+
+@pytest.fixture
+def broken_doctor(monkeypatch):
+    def fail(*args):
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr("mscsa_deploy.workflow.doctor.diagnose", fail)
+
+
+@pytest.mark.usefixtures("broken_doctor")
+def test_a_bug_keeps_its_traceback_in_a_file(cli):
+    outcome = cli("doctor")
+    assert outcome.code == 1
+    assert "unforeseen ZeroDivisionError: planted" in outcome.err
+    assert "Traceback" not in outcome.err
+    log = Path(outcome.err.strip().rsplit(" ", 1)[1])
+    try:
+        text = log.read_text(encoding="utf-8")
+    finally:
+        log.unlink()
+    assert "Traceback" in text
+    assert "ZeroDivisionError: planted" in text
+
+
+@pytest.mark.usefixtures("broken_doctor")
+def test_a_bug_is_one_document_with_json(cli):
+    outcome = cli("doctor", "--json")
+    assert outcome.json["error"]["kind"] == "bug"
+    Path(outcome.json["error"]["hint"].rsplit(" ", 1)[1]).unlink()
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, click.Abort])
+def test_interruption_is_told_in_one_line(cli, monkeypatch, kind):
+    def stop(*args):
+        raise kind
+
+    monkeypatch.setattr("mscsa_deploy.workflow.doctor.diagnose", stop)
+    outcome = cli("doctor")
+    assert outcome.code == 130
+    # click ends the line that shows ^C before.
+    assert outcome.err.strip() == "interrupted; finished work is kept and a rerun goes on from it"
