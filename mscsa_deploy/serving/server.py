@@ -49,10 +49,10 @@ def serve(service: Service, *, access_log: Path | None, announce: Callable[[str,
         stack.enter_context(logged(access_log))
         repository = service.open()
         server = server_of(service, repository)
+        stack.enter_context(orderly_signals(server))
         # From here on the kernel queues connections, and every model is ready.
         listener.listen(server.config.backlog)
         announce(url_of(service.listen, listener), repository)
-        stack.enter_context(orderly_signals())
         server.run(sockets=[listener])
         if not server.started:
             raise StageError("serve", url_of(service.listen, listener), "the server did not start")
@@ -103,21 +103,26 @@ def logged(path: Path | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def orderly_signals() -> Iterator[None]:
-    """Let SIGINT and SIGTERM end the server alone: the event loop raises them again once it has finished."""
+def orderly_signals(server: uvicorn.Server) -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the server in order, whenever they come.
+
+    While it runs it handles them itself, and raises them again once it has finished; before that, it is told
+    to end as soon as it has started.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, _ignore) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number: int, frame: object) -> None:
+        del number, frame
+        server.should_exit = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _ignore(number: int, frame: object) -> None:
-    """The server has ended already."""
 
 
 def _handler(path: Path | None) -> logging.Handler:

@@ -125,6 +125,12 @@ def test_tls(start, bundles, tmp_path):
     assert server.stop()[0] == 0
 
 
+def test_stopping_right_after_the_announcement_is_heard(start, bundles):
+    server = start(bundles["seg"])
+    code, text = server.stop()
+    assert code == 0, text
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "expected"),
     [
