@@ -137,6 +137,10 @@ def run_verify(request: VerifyRequest, progress: Progress = silent) -> VerifyOut
         UnsupportedError: The reference cannot run here.
         StageError: The reference failed.
     """
+    from mscsa_deploy.parity.tolerance import parse_overrides
+
+    # A mistyped limit is told before anything takes time; the outputs' names are judged when they are known.
+    parse_overrides(request.tolerances)
     with tempfile.TemporaryDirectory(prefix="mscsa-deploy-") as folder:
         work = Path(folder)
         progress(0, 1, "opening the models")

@@ -92,7 +92,7 @@ def test_a_damaged_zip_leaves_nothing(cli, bundle, tmp_path):
         pytest.param(("unpack", "file", "-o", "x"), "not a valid bundle zip", id="no zip file"),
     ],
 )
-def test_mistakes_are_told(cli, bundle, tmp_path, monkeypatch, arguments, words):
+def test_mistakes_are_told(cli, bundle, tmp_path, monkeypatch, *, arguments, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("hello")
     (tmp_path / "folder").mkdir()

@@ -143,7 +143,7 @@ def test_nothing_is_overwritten_without_force(cli, bundle, picture, tmp_path):
         pytest.param(("--runtime", "tensorrt"), 3, "no artefact for runtime 'tensorrt'", id="runtime not there"),
     ],
 )
-def test_what_the_bundle_cannot_serve(cli, bundle, picture, arguments, code, words):
+def test_what_the_bundle_cannot_serve(cli, bundle, picture, *, arguments, code, words):
     outcome = cli("predict", bundle, picture, *arguments)
     assert outcome.code == code
     assert words in outcome.err
