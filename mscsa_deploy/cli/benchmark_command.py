@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mscsa_deploy.cli.options import INPUT_FILE, NAMES, OUTPUT_DIRECTORY
+from mscsa_deploy.cli.options import NAMES, OUTPUT_DIRECTORY, preset_option, subject_options
 from mscsa_deploy.cli.terminal import Terminal, command_line, common_options
 
 
@@ -15,11 +15,7 @@ from mscsa_deploy.cli.terminal import Terminal, command_line, common_options
 @click.argument("models", nargs=-1, required=True)
 @click.option("--runtime", "runtimes", type=NAMES, help="Runtimes to measure (default: the device profile's).")
 @click.option("--precision", "precisions", type=NAMES, help="Of fp32, fp16, bf16, int8 (default: all there are).")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads per session (default: the profile's).")
-@click.option("--device", metavar="PROFILE", help="Device profile (default: this machine's).")
-@click.option(
-    "--preset", type=click.Choice(["smoke", "quick", "full"]), default="quick", show_default=True, help="Time."
-)
+@preset_option
 @click.option("--rate", type=click.FloatRange(min=0), default=0.0, metavar="FPS", help="Pictures a second, paced.")
 @click.option("--streams", type=click.IntRange(min=1), default=1, help="Parallel streams: throughput.")
 @click.option(
@@ -29,10 +25,7 @@ from mscsa_deploy.cli.terminal import Terminal, command_line, common_options
 @click.option("--explain", is_flag=True, help="Say for every row where its time goes.")
 @click.option("--no-peak", "peak", flag_value=False, default=True, type=bool, help="Do not measure the machine's peak.")
 @click.option("--no-resume", "resume", flag_value=False, default=True, type=bool, help="Do not go on with an old run.")
-@click.option("--task", type=click.Choice(["cls", "seg"]), help="Of an ONNX file that does not say it.")
-@click.option("--preprocess", type=INPUT_FILE, metavar="FILE", help="Preprocessing (TOML) of a foreign ONNX file.")
-@click.option("--checkpoint", type=INPUT_FILE, metavar="FILE", help="Weights for a model of the zoo.")
-@click.option("--random-weights", type=int, metavar="SEED", help="Random weights for a model of the zoo.")
+@subject_options
 @click.option("-o", "--output-dir", "out", type=OUTPUT_DIRECTORY, help="Keep the report and the raw samples here.")
 @click.option("--force", is_flag=True, help="Replace what stands there.")
 @common_options

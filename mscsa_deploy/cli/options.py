@@ -92,14 +92,31 @@ checkpoint_options = stacked(
     click.option("--size", type=SIZE, help="Input height and width; multiples of 32 from 64 to 2048."),
 )
 
-foreign_options = stacked(
-    click.option("--preprocess", type=INPUT_FILE, metavar="FILE", help="Preprocessing (TOML) of a foreign ONNX file."),
-)
-
 preset_option = click.option(
     "--preset",
     type=click.Choice(["smoke", "quick", "full"]),
     default="quick",
     show_default=True,
     help="How long each row is measured; smoke only shows that it runs.",
+)
+
+foreign_options = stacked(
+    click.option("--preprocess", type=INPUT_FILE, metavar="FILE", help="Preprocessing (TOML) of a foreign ONNX file."),
+)
+
+runtime_option = click.option(
+    "--for",
+    "runtime",
+    type=click.Choice(["onnxruntime", "openvino", "tensorrt"]),
+    required=True,
+    help="The runtime that is to run the INT8 file.",
+)
+
+subject_options = stacked(
+    click.option("--device", metavar="PROFILE", help="Device profile (default: this machine's)."),
+    click.option("--threads", type=click.IntRange(min=1), help="Threads per session (default: the profile's)."),
+    click.option("--task", type=click.Choice(["cls", "seg"]), help="Of an ONNX file that does not say it."),
+    foreign_options,
+    click.option("--checkpoint", type=INPUT_FILE, metavar="FILE", help="Weights for a model of the zoo."),
+    click.option("--random-weights", type=int, metavar="SEED", help="Random weights for a model of the zoo."),
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mscsa_deploy.cli.options import INPUT_FILE, output_options
+from mscsa_deploy.cli.options import output_options, runtime_option, subject_options
 from mscsa_deploy.cli.terminal import Terminal, common_options
 
 if TYPE_CHECKING:
@@ -18,25 +18,14 @@ if TYPE_CHECKING:
 
 @click.command("quantize")
 @click.argument("model")
-@click.option(
-    "--for",
-    "runtime",
-    type=click.Choice(["onnxruntime", "openvino", "tensorrt"]),
-    required=True,
-    help="The runtime that is to run it.",
-)
-@click.option("--device", metavar="PROFILE", help="Device profile (default: this machine's).")
+@runtime_option
 @click.option("--calibration", default="calibration", show_default=True, help="Images that ranges come from.")
 @click.option("--validation", default="validation", show_default=True, help="Images that candidates are scored on.")
 @click.option("--validation-images", type=click.IntRange(min=1), help="Use at most so many of them.")
 @click.option("--recipe", metavar="NAME|FILE", help="Use this calibration recipe as it is, instead of searching.")
 @click.option("--max-drop", type=float, help="Largest accepted drop in points (default 0.5 mIoU, 0.3 top-1).")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads per session (default: the profile's).")
 @click.option("--draw", type=click.IntRange(min=0), default=0, help="Another draw of the calibration images.")
-@click.option("--task", type=click.Choice(["cls", "seg"]), help="Of an ONNX file that does not say it.")
-@click.option("--preprocess", type=INPUT_FILE, metavar="FILE", help="Preprocessing (TOML) of a foreign ONNX file.")
-@click.option("--checkpoint", type=INPUT_FILE, metavar="FILE", help="Weights for a model of the zoo.")
-@click.option("--random-weights", type=int, metavar="SEED", help="Random weights for a model of the zoo.")
+@subject_options
 @output_options
 @common_options
 def command(terminal: Terminal, out: Path, *, force: bool, **settings: Any) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mscsa_deploy.cli.options import INPUT_FILE, OUTPUT_DIRECTORY
+from mscsa_deploy.cli.options import OUTPUT_DIRECTORY, runtime_option, subject_options
 from mscsa_deploy.cli.terminal import Terminal, common_options
 
 if TYPE_CHECKING:
@@ -20,23 +20,12 @@ SHOWN = 20
 
 @click.command("sensitivity")
 @click.argument("model")
-@click.option(
-    "--for",
-    "runtime",
-    type=click.Choice(["onnxruntime", "openvino", "tensorrt"]),
-    required=True,
-    help="The runtime whose INT8 is taken apart.",
-)
+@runtime_option
 @click.option("--by", type=click.Choice(["block", "node"]), default="block", show_default=True, help="What is ranked.")
 @click.option("--calibration", default="calibration", show_default=True, help="Images that ranges come from.")
 @click.option("--images", type=click.IntRange(min=1), default=4, show_default=True, help="Images to compare on.")
 @click.option("--recipe", metavar="NAME|FILE", help="Calibration recipe (default: the device profile's).")
-@click.option("--device", metavar="PROFILE", help="Device profile (default: this machine's).")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads per session (default: the profile's).")
-@click.option("--task", type=click.Choice(["cls", "seg"]), help="Of an ONNX file that does not say it.")
-@click.option("--preprocess", type=INPUT_FILE, metavar="FILE", help="Preprocessing (TOML) of a foreign ONNX file.")
-@click.option("--checkpoint", type=INPUT_FILE, metavar="FILE", help="Weights for a model of the zoo.")
-@click.option("--random-weights", type=int, metavar="SEED", help="Random weights for a model of the zoo.")
+@subject_options
 @click.option("-o", "--output-dir", "out", type=OUTPUT_DIRECTORY, help="Keep the ranking and its plot here.")
 @click.option("--force", is_flag=True, help="Replace what stands there.")
 @common_options

@@ -19,31 +19,24 @@ from mscsa_deploy.workflow.evaluate import ImageSet
 from mscsa_deploy.workflow.images import open_images
 from mscsa_deploy.workflow.measure import Measurement, measure_variants
 from mscsa_deploy.workflow.output import write_output
-from mscsa_deploy.workflow.subject import Subject, open_subject
+from mscsa_deploy.workflow.subject import Subject, SubjectRequest, open_subject
 from mscsa_deploy.workflow.variants import Variant
 
 if TYPE_CHECKING:
     from mscsa_deploy.core.environment import Environment
-    from mscsa_deploy.models.spec import Task
     from mscsa_deploy.runtimes.profile import DeviceProfile
 
 ALL_BOUNDARIES: tuple[Boundary, ...] = ("core", "end_to_end")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BenchmarkRequest:
+class BenchmarkRequest(SubjectRequest):
     """What to measure and how.
 
     Args:
         models: Zoo names, recipes, ONNX files or bundles.
-        task: For a model that does not say its own.
-        preprocess: Preprocessing (TOML) for a foreign ONNX file.
-        checkpoint: Weights for a zoo name.
-        random_weights: Seed of random weights for a zoo name.
         runtimes: The device profile's if None.
         precisions: Everything that is there if None.
-        threads: The profile's if None.
-        device: Device profile; this machine's if None.
         preset: ``smoke``, ``quick`` or ``full``.
         rate: Pictures a second, for paced rows; 0 for back-to-back ones.
         streams: Parallel streams; more than one makes throughput rows.
@@ -56,14 +49,8 @@ class BenchmarkRequest:
     """
 
     models: tuple[str, ...]
-    task: Task | None = None
-    preprocess: Path | None = None
-    checkpoint: Path | None = None
-    random_weights: int | None = None
     runtimes: tuple[str, ...] | None = None
     precisions: tuple[str, ...] | None = None
-    threads: int | None = None
-    device: str | None = None
     preset: str = "quick"
     rate: float = 0.0
     streams: int = 1
@@ -90,7 +77,7 @@ def run_benchmark(
 
     environment = read_environment()
     profile = read_profile(request.device) if request.device else pick_profile(environment)[0]
-    subjects = [open_subject(model, request, profile, progress) for model in request.models]
+    subjects = [open_subject(model, request, profile, progress, runtimes=request.runtimes) for model in request.models]
     with tempfile.TemporaryDirectory(prefix="mscsa-deploy-") as folder:
         samples = Path(folder) / "samples"
         rows = [

@@ -27,7 +27,7 @@ from mscsa_deploy.workflow.gates import LEAST_AGREEMENT, LEAST_SHARE, MAX_DROP
 from mscsa_deploy.workflow.images import open_images
 from mscsa_deploy.workflow.measure import Measurement, measure_variants
 from mscsa_deploy.workflow.output import write_output
-from mscsa_deploy.workflow.subject import Subject, open_subject
+from mscsa_deploy.workflow.subject import Subject, SubjectRequest, open_subject
 from mscsa_deploy.workflow.variants import Variant
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from mscsa_deploy.calibration.samples import Samples
     from mscsa_deploy.calibration.search import Measurement as Worth
     from mscsa_deploy.core.environment import Environment
-    from mscsa_deploy.models.spec import Task
     from mscsa_deploy.runtimes.profile import DeviceProfile
 
 logger = logging.getLogger(__name__)
@@ -47,18 +46,12 @@ SCORING_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QuantizeRequest:
+class QuantizeRequest(SubjectRequest):
     """What to quantize and what it may cost.
 
     Args:
         model: A zoo name, recipe, ONNX file or bundle.
         runtime: For which runtime.
-        task: For a model that does not say its own.
-        preprocess: Preprocessing (TOML) for a foreign ONNX file.
-        checkpoint: Weights for a zoo name.
-        random_weights: Seed of random weights for a zoo name.
-        device: Device profile; this machine's if None.
-        threads: The profile's if None.
         recipe: A calibration recipe to use as it is; None searches.
         calibration: Images that ranges are taken from.
         validation: Images that candidates are scored on.
@@ -69,23 +62,12 @@ class QuantizeRequest:
 
     model: str
     runtime: str
-    task: Task | None = None
-    preprocess: Path | None = None
-    checkpoint: Path | None = None
-    random_weights: int | None = None
-    device: str | None = None
-    threads: int | None = None
     recipe: str | None = None
     calibration: str = "calibration"
     validation: str = "validation"
     validation_images: int | None = None
     max_drop: float | None = None
     draw: int = 0
-
-    @property
-    def runtimes(self) -> tuple[str, ...]:
-        """The one runtime, as the other requests have it."""
-        return (self.runtime,)
 
 
 class QuantizeOutcome(Record, frozen=True, kw_only=True):
@@ -168,7 +150,7 @@ def run_quantize(
 
     environment = read_environment()
     profile = read_profile(request.device) if request.device else pick_profile(environment)[0]
-    subject = open_subject(request.model, request, profile, progress)
+    subject = open_subject(request.model, request, profile, progress, runtimes=(request.runtime,))
     base = recipe_for(request.runtime, profile, subject.name, named=request.recipe)
     with write_output(out, force=force) as work, tempfile.TemporaryDirectory(prefix="mscsa-deploy-") as folder:
         bench = _open_bench(request, subject, profile, environment, Path(folder), progress=progress)

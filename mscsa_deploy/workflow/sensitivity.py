@@ -14,19 +14,18 @@ from mscsa_deploy.workflow.build import quantize_cached
 from mscsa_deploy.workflow.images import open_images
 from mscsa_deploy.workflow.output import write_output
 from mscsa_deploy.workflow.quantize import recipe_for
-from mscsa_deploy.workflow.subject import open_subject
+from mscsa_deploy.workflow.subject import SubjectRequest, open_subject
 
 if TYPE_CHECKING:
     from mscsa_deploy.calibration.sensitivity import Sensitivity
     from mscsa_deploy.core.tensors import Feed
-    from mscsa_deploy.models.spec import Task
     from mscsa_deploy.runtimes.profile import DeviceProfile
     from mscsa_deploy.runtimes.protocol import OpProfile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SensitivityRequest:
-    """What to rank; the fields are those of `workflow.quantize.QuantizeRequest`.
+class SensitivityRequest(SubjectRequest):
+    """What to rank.
 
     Args:
         by: ``"block"`` or ``"node"``.
@@ -37,19 +36,8 @@ class SensitivityRequest:
     runtime: str
     by: str = "block"
     images: int = 4
-    task: Task | None = None
-    preprocess: Path | None = None
-    checkpoint: Path | None = None
-    random_weights: int | None = None
-    device: str | None = None
-    threads: int | None = None
     recipe: str | None = None
     calibration: str = "calibration"
-
-    @property
-    def runtimes(self) -> tuple[str, ...]:
-        """The one runtime, as the other requests have it."""
-        return (self.runtime,)
 
 
 class Unit(Record, frozen=True, kw_only=True):
@@ -93,7 +81,7 @@ def run_sensitivity(
     from mscsa_deploy.runtimes.profile import pick_profile, read_profile
 
     profile = read_profile(request.device) if request.device else pick_profile(read_environment())[0]
-    subject = open_subject(request.model, request, profile, progress)
+    subject = open_subject(request.model, request, profile, progress, runtimes=(request.runtime,))
     recipe = recipe_for(request.runtime, profile, subject.name, named=request.recipe)
     if recipe.engine != "onnxruntime":
         raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from mscsa_deploy.core.artifact import Artifact, MadeBy
 from mscsa_deploy.core.config import read_toml
@@ -23,32 +23,25 @@ if TYPE_CHECKING:
     from mscsa_deploy.runtimes.profile import DeviceProfile
 
 
-class Ask(Protocol):
-    """What a request must say about the models it names."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubjectRequest:
+    """What must be known to open a model, and for which device.
 
-    @property
-    def task(self) -> Task | None:
-        """For a model that does not say its own."""
+    Args:
+        task: For a model that does not say its own.
+        preprocess: Preprocessing (TOML) for a foreign ONNX file.
+        checkpoint: Weights for a zoo name.
+        random_weights: Seed of random weights for a zoo name.
+        device: Name or file of a device profile; this machine's if None.
+        threads: Compute threads per session; the profile's if None.
+    """
 
-    @property
-    def preprocess(self) -> Path | None:
-        """Preprocessing (TOML) for a foreign ONNX file."""
-
-    @property
-    def checkpoint(self) -> Path | None:
-        """Weights for a zoo name."""
-
-    @property
-    def random_weights(self) -> int | None:
-        """Seed of random weights for a zoo name."""
-
-    @property
-    def runtimes(self) -> tuple[str, ...] | None:
-        """The device profile's if None."""
-
-    @property
-    def threads(self) -> int | None:
-        """The profile's if None."""
+    task: Task | None = None
+    preprocess: Path | None = None
+    checkpoint: Path | None = None
+    random_weights: int | None = None
+    device: str | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +75,22 @@ class Subject:
     random_weights: bool = False
 
 
-def open_subject(model: str, ask: Ask, profile: DeviceProfile, progress: Progress) -> Subject:
+def open_subject(
+    model: str,
+    ask: SubjectRequest,
+    profile: DeviceProfile,
+    progress: Progress,
+    *,
+    runtimes: tuple[str, ...] | None = None,
+) -> Subject:
     """What `model` means, with every way to run it on this machine.
+
+    Args:
+        model: A bundle, an ONNX file, a zoo name or an export recipe.
+        ask: What else is known about it.
+        profile: The class of device.
+        progress: Told when something has to be exported first.
+        runtimes: What it is to run on; the profile's own list if None. A bundle has its own.
 
     Raises:
         UserError: It does not exist, or a foreign ONNX file came without its task or preprocessing.
@@ -96,11 +103,11 @@ def open_subject(model: str, ask: Ask, profile: DeviceProfile, progress: Progres
         assert source.path is not None
         return _bundle(source.path, ask, profile)
     if source.kind == "onnx":
-        return _onnx(source, ask, profile)
-    return _zoo(model, ask, profile, progress)
+        return _onnx(source, ask, profile, runtimes)
+    return _zoo(model, ask, profile, runtimes, progress=progress)
 
 
-def _bundle(path: Path, ask: Ask, profile: DeviceProfile) -> Subject:
+def _bundle(path: Path, ask: SubjectRequest, profile: DeviceProfile) -> Subject:
     from mscsa_deploy.bundle.store import read_bundle
 
     bundle = read_bundle(path)
@@ -121,7 +128,7 @@ def _bundle(path: Path, ask: Ask, profile: DeviceProfile) -> Subject:
     )
 
 
-def _of_entry(bundle: Bundle, entry: ArtifactEntry, ask: Ask, profile: DeviceProfile) -> Iterator[Variant]:
+def _of_entry(bundle: Bundle, entry: ArtifactEntry, ask: SubjectRequest, profile: DeviceProfile) -> Iterator[Variant]:
     """Every runtime and arithmetic that an artefact of a bundle was measured in, or was made for."""
     path = bundle.file(entry.path)
     sha256 = next(file.sha256 for file in bundle.manifest.files if file.path == entry.path)
@@ -152,7 +159,7 @@ def _variant(
     artifact: Artifact,
     options: dict[str, object],
     *,
-    ask: Ask,
+    ask: SubjectRequest,
     profile: DeviceProfile,
     place: str = "",
     role: Role = "",
@@ -181,7 +188,9 @@ def _variant(
     return made
 
 
-def _onnx(source: ModelSource, ask: Ask, profile: DeviceProfile) -> Subject:
+def _onnx(
+    source: ModelSource, ask: SubjectRequest, profile: DeviceProfile, runtimes: tuple[str, ...] | None
+) -> Subject:
     """A foreign or own ONNX file on every runtime that loads ONNX."""
     from mscsa_deploy.core.config import convert
     from mscsa_deploy.core.files import sha256_file
@@ -205,7 +214,7 @@ def _onnx(source: ModelSource, ask: Ask, profile: DeviceProfile) -> Subject:
     precision = info.precision if info else _stored_precision(model)
     made_by = MadeBy(stage="given")
     artifact = Artifact(source.path, sha256_file(source.path), "onnx", precision, inputs, outputs, made_by)
-    names = ask.runtimes or tuple(name for name in profile.default_runtimes if name in ("onnxruntime", "openvino"))
+    names = runtimes or tuple(name for name in profile.default_runtimes if name in ("onnxruntime", "openvino"))
     variants = []
     for name in names:
         options = dict(profile.settings(name, precision).options)
@@ -236,7 +245,14 @@ def _stored_precision(model: object) -> str:
     return "int8" if {"DequantizeLinear", "QLinearConv", "QLinearMatMul"} & set(ops) else "fp32"
 
 
-def _zoo(model: str, ask: Ask, profile: DeviceProfile, progress: Progress) -> Subject:
+def _zoo(
+    model: str,
+    ask: SubjectRequest,
+    profile: DeviceProfile,
+    runtimes: tuple[str, ...] | None,
+    *,
+    progress: Progress,
+) -> Subject:
     """A model with weights, exported in every float form that the profile's runtimes run."""
     from mscsa_deploy.models.cost import model_cost
     from mscsa_deploy.runtimes import RUNTIMES
@@ -245,7 +261,7 @@ def _zoo(model: str, ask: Ask, profile: DeviceProfile, progress: Progress) -> Su
 
     request = ModelRequest(model=model, task=ask.task, checkpoint=ask.checkpoint, random_weights=ask.random_weights)
     prepared = prepare(request)
-    names = tuple(name for name in ask.runtimes or profile.default_runtimes if name != "tensorrt")
+    names = tuple(name for name in runtimes or profile.default_runtimes if name != "tensorrt")
     sources = build_sources(prepared, names, progress)
     target = Target(profile, ask.threads or profile.threads)
     variants = [v for name in names for v in float_variants(name, sources, target, RUNTIMES.load(name)().probe())]

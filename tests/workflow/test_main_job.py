@@ -1,0 +1,165 @@
+"""The main job on a small input size: every stage for real, with timing that only shows that it runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mscsa_deploy.cli import run
+from mscsa_deploy.core.files import sha256_file
+from mscsa_deploy.reporting.files import read_report
+
+MODEL = ["topformer_t_mscsa", "--task", "seg", "--random-weights", "3", "--num-classes", "13", "--size", "64x96"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """A cache of this module's own, so that its tests share finished work and nothing else."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MSCSA_DEPLOY_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def deployed(cache, tmp_path_factory):
+    """A deployment for ONNX Runtime and OpenVINO; (exit code, bundle)."""
+    out = tmp_path_factory.mktemp("deploy") / "bundle"
+    code = run(
+        [
+            "deploy", *MODEL, "--runtime", "onnxruntime,openvino", "--preset", "smoke", "--calibration-images", "6",
+            "--evaluation-images", "4", "-o", str(out), "-q",
+        ]
+    )  # fmt: skip
+    return code, out
+
+
+def test_deploy_finishes_and_every_required_gate_passes(deployed):
+    code, out = deployed
+    report = read_report(out / "report.json")
+    assert code == 0
+    assert report.verdict is not None
+    assert report.verdict.passed
+    assert [stage.name for stage in report.stages][:3] == ["plan", "checkpoint", "images"]
+    assert all(stage.status == "ok" for stage in report.stages)
+
+
+def test_deploy_reports_each_artifact_at_both_boundaries(deployed):
+    report = read_report(deployed[1] / "report.json")
+    measured = {(row.runtime, row.precision, row.boundary) for row in report.rows if row.status == "ok"}
+    for runtime in ("onnxruntime", "openvino"):
+        for precision in ("fp32", "int8"):
+            assert {(runtime, precision, "core"), (runtime, precision, "end_to_end")} <= measured
+
+
+def test_deploy_pins_fp32_and_reads_it_back(deployed):
+    rows = read_report(deployed[1] / "report.json").rows
+    fp32 = [row for row in rows if row.precision == "fp32" and row.status == "ok"]
+    assert {row.executed_precision for row in fp32} == {"fp32"}
+    int8 = [row for row in rows if row.precision == "int8" and row.status == "ok"]
+    assert all("int8" in row.executed_precision for row in int8)
+
+
+def test_deploy_compares_int8_with_fp32_of_the_same_images(deployed):
+    rows = read_report(deployed[1] / "report.json").rows
+    for row in rows:
+        if row.status == "ok" and row.precision == "int8":
+            assert row.metric is not None
+            assert row.metric.images == 4
+            assert row.metric.drop == pytest.approx(row.metric.reference - row.metric.value)
+            assert row.parity is not None
+
+
+def test_fp32_rows_agree_with_the_first_reference(deployed):
+    # Two runtimes add the same float32 numbers up in other orders; random weights are the worst case.
+    for row in read_report(deployed[1] / "report.json").rows:
+        if row.status == "ok" and row.precision == "fp32" and row.parity is not None:
+            assert row.parity.max_abs_over_range <= 1e-4
+
+
+def test_manifest_names_every_file_with_its_hash(deployed):
+    out = deployed[1]
+    manifest = json.loads((out / "manifest.json").read_text())
+    listed = {entry["path"]: entry["sha256"] for entry in manifest["files"]}
+    present = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()} - {"manifest.json"}
+    assert set(listed) == present
+    assert all(sha256_file(out / path) == digest for path, digest in listed.items())
+
+
+def test_bundle_says_that_its_weights_are_random(deployed):
+    manifest = json.loads((deployed[1] / "manifest.json").read_text())
+    assert manifest["model"]["random_weights"] is True
+    assert "never trained" in (deployed[1] / "README.md").read_text()
+
+
+def test_deploy_keeps_no_path_of_the_machine(deployed):
+    out = deployed[1]
+    for name in ("manifest.json", "report.json", "report.md", "resolved.toml"):
+        text = (out / name).read_text().replace(str(out), "OUT")
+        assert str(Path.home()) not in text, name
+
+
+def test_bundle_answers_through_the_light_runner(deployed, tmp_path):
+    from mscsa_deploy.runner import load
+
+    with load(deployed[1]) as runner:
+        answer = runner.predict(deployed[1] / "golden" / "picture.png")
+    assert answer.class_map.shape == (512, 512)
+
+
+def test_existing_output_is_refused_and_left_alone(deployed, capsys):
+    out = deployed[1]
+    before = sha256_file(out / "manifest.json")
+    assert run(["deploy", *MODEL, "--preset", "smoke", "-o", str(out), "-q"]) == 2
+    assert "already exists" in capsys.readouterr().err
+    assert sha256_file(out / "manifest.json") == before
+
+
+def test_overlapping_image_sets_are_refused(cache, tmp_path, capsys):
+    out = tmp_path / "out"
+    code = run(["deploy", *MODEL, "--validation", "evaluation", "--preset", "smoke", "-o", str(out), "-q"])
+    assert code == 2
+    assert "evaluation" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_dry_run_does_nothing_and_says_what_would_be_done(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(["deploy", *MODEL, "--dry-run", "--json", "-o", str(out)]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert set(plan) == {"profile", "runtimes", "recipes"}
+    assert not out.exists()
+
+
+def test_benchmark_of_the_bundle_writes_a_report(deployed, tmp_path, capsys):
+    out = tmp_path / "bench"
+    args = ["--preset", "smoke", "--no-peak", "--runtime", "onnxruntime", "--boundary", "core", "-q"]
+    assert run(["benchmark", str(deployed[1]), *args, "-o", str(out)]) == 0
+    rows = read_report(out / "report.json").rows
+    assert {row.precision for row in rows} == {"fp32", "int8"}
+    assert all(row.latency_ms is not None and row.latency_ms.samples >= 8 for row in rows)
+    assert len(list((out / "samples").glob("*.npz"))) == len(rows)
+
+
+def test_quantize_by_recipe_keeps_the_file_only_within_budget(deployed, tmp_path, capsys):
+    args = [
+        "--for", "onnxruntime", "--recipe", "int8_onnxruntime_x86", "--validation-images", "4", "-q",
+    ]  # fmt: skip
+    # Any drop is within 100 points, and 96 % of the float value is asked too; none is within -100.
+    code = run(["quantize", str(deployed[1]), *args, "--max-drop", "-100", "-o", str(tmp_path / "no"), "--json"])
+    outcome = json.loads(capsys.readouterr().out)
+    assert code == 5
+    assert outcome["passed"] is False
+    assert outcome["artifact"] == ""
+    assert sorted(p.name for p in (tmp_path / "no").iterdir()) == ["manifest.json", "quantize.json"]
+
+
+def test_export_failure_leaves_nothing(tmp_path, capsys, monkeypatch):
+    from mscsa_deploy.parity import tolerance
+
+    strict = tolerance.Tolerance(max_abs=-1.0, why="nothing can pass this")
+    monkeypatch.setattr(tolerance, "tolerance_for", lambda _: strict)
+    code = run(["export", *MODEL, "-o", str(tmp_path / "out"), "-q"])
+    assert code == 5
+    assert "max_abs" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
