@@ -22,6 +22,7 @@ from mscsa_deploy.cli.terminal import Terminal, command_line, common_options
     "--boundary", "boundaries", type=NAMES, default="core,end_to_end", show_default=True, help="What is timed."
 )
 @click.option("--images", default="validation", show_default=True, help="Where the inputs come from.")
+@click.option("--on", default="", metavar="ssh://USER@HOST", help="Measure on another machine.")
 @click.option("--explain", is_flag=True, help="Say for every row where its time goes.")
 @click.option("--no-peak", "peak", flag_value=False, default=True, type=bool, help="Do not measure the machine's peak.")
 @click.option("--no-resume", "resume", flag_value=False, default=True, type=bool, help="Do not go on with an old run.")

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,7 +17,7 @@ from mscsa_deploy.core.report import Boundary, ModelRecord, Report, Row, StageRe
 from mscsa_deploy.errors import UserError, unknown_name
 from mscsa_deploy.workflow.evaluate import ImageSet
 from mscsa_deploy.workflow.images import open_images
-from mscsa_deploy.workflow.measure import Measurement, measure_variants
+from mscsa_deploy.workflow.measure import Measurement, measure_variants, measure_variants_on
 from mscsa_deploy.workflow.output import write_output
 from mscsa_deploy.workflow.subject import Subject, SubjectRequest, open_subject
 from mscsa_deploy.workflow.variants import Variant
@@ -43,6 +43,7 @@ class BenchmarkRequest(SubjectRequest):
         boundaries: ``core``, ``end_to_end`` or both.
         images: What the inputs are made from.
         explain: Ask the runtimes where the time goes, for every row.
+        on: Another machine, ``ssh://[user@]host[:port]``; this one if empty.
         peak: Measure the machine's own peak and give each row's share of it.
         resume: Go on with an interrupted run.
         command: The command line, for the report.
@@ -57,6 +58,7 @@ class BenchmarkRequest(SubjectRequest):
     boundaries: tuple[Boundary, ...] = ALL_BOUNDARIES
     images: str = "validation"
     explain: bool = False
+    on: str = ""
     peak: bool = True
     resume: bool = True
     command: str = ""
@@ -80,14 +82,16 @@ def run_benchmark(
     subjects = [open_subject(model, request, profile, progress, runtimes=request.runtimes) for model in request.models]
     with tempfile.TemporaryDirectory(prefix="mscsa-deploy-") as folder:
         samples = Path(folder) / "samples"
-        rows = [
-            row
-            for subject in subjects
-            for row in _measure(subject, request, profile, environment, samples=samples, progress=progress)
-        ]
-        rows = _with_shares(rows, request, profile, environment, progress)
+        rows: list[Row] = []
+        facts = {**json.loads(msgspec.json.encode(environment)), "fingerprint": environment.fingerprint()}
+        for subject in subjects:
+            found, there = _measure(subject, request, profile, environment, samples=samples, progress=progress)
+            rows += found
+            facts = there or facts
+        if not request.on:
+            rows = _with_shares(rows, request, profile, environment, progress)
         rows = _with_explanations(rows, environment)
-        report = _report(rows, subjects, request, environment, profile)
+        report = _report(rows, subjects, request, {**facts, "profile": profile.name})
         if out is not None:
             with write_output(out, force=force) as work:
                 if samples.is_dir():
@@ -104,7 +108,8 @@ def _measure(
     *,
     samples: Path,
     progress: Progress,
-) -> Iterator[Row]:
+) -> tuple[list[Row], dict[str, Any]]:
+    """The rows of one model, and the environment of the other machine that they come from, if any."""
     from mscsa_deploy.timing.plan import preset
 
     variants = tuple(_wanted(subject.variants, request))
@@ -123,26 +128,30 @@ def _measure(
         profile=profile.name,
         threads=threads,
         macs=subject.macs,
-        affinity=profile.cores(threads),
+        affinity=() if request.on else profile.cores(threads),
         explain=request.explain,
         declared=subject.declared,
         rate=request.rate,
         streams=request.streams,
     )
-    measured = measure_variants(
-        variants,
-        plan,
-        samples_dir=samples,
-        fingerprint=environment.fingerprint(),
-        resume=request.resume,
-        progress=progress,
-    )
+    there: dict[str, Any] = {}
+    if request.on:
+        measured, there = measure_variants_on(request.on, variants, plan, samples_dir=samples, progress=progress)
+    else:
+        measured = measure_variants(
+            variants,
+            plan,
+            samples_dir=samples,
+            fingerprint=environment.fingerprint(),
+            resume=request.resume,
+            progress=progress,
+        )
+    rows = []
     for position, variant in enumerate(variants):
-        for boundary in request.boundaries:
-            if (position, boundary) in measured:
-                yield measured[position, boundary]
+        rows += [measured[position, each] for each in request.boundaries if (position, each) in measured]
         if variant.status != "ok":
-            yield _not_run(variant, subject, profile)
+            rows.append(_not_run(variant, subject, profile))
+    return rows, there
 
 
 def _wanted(variants: Sequence[Variant], request: BenchmarkRequest) -> Iterator[Variant]:
@@ -157,7 +166,9 @@ def _wanted(variants: Sequence[Variant], request: BenchmarkRequest) -> Iterator[
         if request.precisions and variant.precision not in request.precisions:
             continue
         threads = request.threads or variant.settings.threads
-        yield replace(variant, settings=replace(variant.settings, threads=threads))
+        wanted = replace(variant, settings=replace(variant.settings, threads=threads))
+        # What another machine can run is found out there.
+        yield replace(wanted, status="ok", reason="") if request.on and variant.runtime != "tensorrt" else wanted
 
 
 def _not_run(variant: Variant, subject: Subject, profile: DeviceProfile) -> Row:
@@ -221,8 +232,7 @@ def _report(
     rows: Sequence[Row],
     subjects: Sequence[Subject],
     request: BenchmarkRequest,
-    environment: Environment,
-    profile: DeviceProfile,
+    environment: dict[str, Any],
 ) -> Report:
     from mscsa_deploy.timing.explain import recommend
 
@@ -242,11 +252,7 @@ def _report(
     return Report(
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         command=request.command,
-        environment={
-            **json.loads(msgspec.json.encode(environment)),
-            "fingerprint": environment.fingerprint(),
-            "profile": profile.name,
-        },
+        environment=environment,
         model=ModelRecord(
             name=", ".join(subject.name for subject in subjects),
             task=first.task,

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mscsa_deploy.core.config import to_plain
 from mscsa_deploy.core.files import cache_root, content_key
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.report import Boundary, Mode, Row
 from mscsa_deploy.core.tensors import TensorSpec
+from mscsa_deploy.errors import StageError
 
 if TYPE_CHECKING:
     from mscsa_deploy.timing.plan import CoreInputs, EncodedInputs, Preset, RowSpec
@@ -78,6 +79,39 @@ def measure_variants(
     """
     from mscsa_deploy.timing.orchestrator import measure
 
+    keys, specs = _specs(variants, plan)
+    if not specs:
+        return {}
+    rows = measure(
+        specs, plan.preset, samples_dir=samples_dir, fingerprint=fingerprint, resume=resume, progress=progress
+    )
+    return dict(zip(keys, rows, strict=True))
+
+
+def measure_variants_on(
+    place: str, variants: Sequence[Variant], plan: Measurement, *, samples_dir: Path, progress: Progress = silent
+) -> tuple[dict[tuple[int, Boundary], Row], dict[str, Any]]:
+    """As `measure_variants` on the machine ``ssh://[user@]host[:port]``, with that machine's environment.
+
+    Raises:
+        UserError: `place` names no machine.
+        UnsupportedError: The far machine has no suitable Python.
+        StageError: The connection or the far job failed; nothing is left running there.
+    """
+    from mscsa_deploy.timing.remote import measure_on
+
+    keys, specs = _specs(variants, plan)
+    if not specs:
+        return {}, {}
+    outcome = measure_on(place, specs, plan.preset, samples_dir=samples_dir, progress=progress)
+    if outcome.error:
+        raise StageError("measure", place, outcome.error, hint=outcome.hint)
+    rows = dict(zip(keys, outcome.rows, strict=True))
+    return rows, {**outcome.environment, "fingerprint": outcome.fingerprint}
+
+
+def _specs(variants: Sequence[Variant], plan: Measurement) -> tuple[list[tuple[int, Boundary]], list[RowSpec]]:
+    """The rows of the variants that can run, each with its position and boundary."""
     core, encoded = write_inputs(plan.images, plan.declared)
     keys: list[tuple[int, Boundary]] = []
     specs: list[RowSpec] = []
@@ -86,12 +120,7 @@ def measure_variants(
             if variant.status == "ok":
                 keys.append((position, boundary))
                 specs.append(_spec(variant, plan, core if boundary == "core" else encoded))
-    if not specs:
-        return {}
-    rows = measure(
-        specs, plan.preset, samples_dir=samples_dir, fingerprint=fingerprint, resume=resume, progress=progress
-    )
-    return dict(zip(keys, rows, strict=True))
+    return keys, specs
 
 
 def _spec(variant: Variant, plan: Measurement, inputs: CoreInputs | EncodedInputs) -> RowSpec:
