@@ -174,6 +174,7 @@ def load(
     runtime: str | None = None,
     precision: str | None = None,
     threads: int | None = None,
+    cache: Path | None = None,
 ) -> Runner:
     """Open a bundle with the artefact that suits this machine.
 
@@ -185,6 +186,7 @@ def load(
         runtime: Only this one, e.g. ``"onnxruntime"``.
         precision: Only this one: ``"fp32"``, ``"fp16"``, ``"bf16"`` or ``"int8"``.
         threads: Compute threads; by default as many as it was measured with.
+        cache: Directory where the runtime may keep what it compiled, to load sooner the next time.
 
     Raises:
         UserError: It is no bundle, a file of it was changed, or a name is unknown.
@@ -206,6 +208,7 @@ def load(
         precision=chosen.precision,
         device=chosen.measured.device if chosen.measured else "cpu",
         options=chosen.measured.options if chosen.measured else {},
+        cache="" if cache is None else str(cache),
     )
     session = RUNTIMES.load(chosen.runtime)().load(opened.file(chosen.entry.path), settings)
     return Runner(opened, chosen, count, session)

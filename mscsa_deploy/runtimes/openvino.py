@@ -211,6 +211,8 @@ def _compile(path: Path, settings: SessionSettings, *, count_time: bool) -> Any:
         "INFERENCE_NUM_THREADS": settings.threads,
         "PERF_COUNT": count_time,
     }
+    if settings.cache:
+        properties["CACHE_DIR"] = settings.cache
     with seam(path.name, "reading", otherwise=UserError):
         model = _read(path)
     if not (model.inputs and model.outputs):

@@ -59,12 +59,15 @@ class SessionSettings:
         device: ``"cpu"`` or ``"cuda"``.
         options: Settings of the one runtime, by its own names (see the module of each); a name that the
             runtime does not know is a `UserError`.
+        cache: Directory where the runtime may keep what it compiled, to load sooner the next time; empty for
+            none. Runtimes that compile quickly ignore it.
     """
 
     threads: int = 1
     precision: str = "fp32"
     device: str = "cpu"
     options: Mapping[str, Any] = field(default_factory=lambda: _NO_OPTIONS)
+    cache: str = ""
 
 
 class Session(Protocol):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mscsa_deploy.bundle.manifest import MANIFEST_NAME
 from mscsa_deploy.bundle.store import Bundle, read_bundle
+from mscsa_deploy.core.files import cache_root
 from mscsa_deploy.errors import DeployError, UserError, unknown_name
 from mscsa_deploy.runner import load
 from mscsa_deploy.serving.model import ServedModel
@@ -200,7 +201,9 @@ class Repository:
         models: list[ServedModel] = []
         try:
             while not models or len(models) < work.sessions(models[0].runner.threads):
-                runner = load(opened, runtime=work.runtime, precision=work.precision, threads=work.threads)
+                runner = load(
+                    opened, runtime=work.runtime, precision=work.precision, threads=work.threads, cache=_cache()
+                )
                 models.append(ServedModel(runner, max_pixels=limits.pixels, max_batch=work.max_batch))
                 models[-1].warm_up()
         except DeployError:
@@ -210,6 +213,11 @@ class Repository:
         return Served(
             name, version, place, opened, stamp or (0, 0, 0), Pool(models, work, self._observer(name, version))
         )
+
+
+def _cache() -> Path:
+    """Where compiled models are kept, so that only the first session of the first start compiles."""
+    return cache_root() / "compiled"
 
 
 def _stamp(path: Path) -> Stamp | None:

@@ -137,3 +137,15 @@ def test_profile_names_kernels_layouts_and_their_sources(runtime, model, models)
     assert stem.precision == "fp32"
     assert stem.kernel
     assert stem.layout
+
+
+def test_cache_keeps_the_compiled_model_and_its_answers(runtime, model, models, tmp_path):
+    feed = {"image": models.image()}
+    answers = []
+    for cache in ("", str(tmp_path / "cache"), str(tmp_path / "cache")):
+        with runtime.load(model, SessionSettings(cache=cache)) as session:
+            answers.append(session.run(feed)["logits"])
+            assert session.executed_precision == "fp32"
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    np.testing.assert_array_equal(answers[0], answers[1])
+    np.testing.assert_array_equal(answers[0], answers[2])

@@ -184,6 +184,14 @@ def serving(*bundles, listening=None, limits=None, **work):
         yield client
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Nothing is kept in the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MSCSA_DEPLOY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory):
     """Bundles by name, read only."""
