@@ -315,15 +315,29 @@ def test_the_search_looks_for_less_than_the_outputs_error():
     assert search_limit(infinite, "int8").limits() == {"sqnr_db": 10.0}
 
 
-def test_a_model_of_the_zoo_is_the_reference_of_its_export(cli, make, bare, tmp_path):
+def test_models_of_the_zoo_and_pytorch_files_take_part(cli, bare, tmp_path):
     pytest.importorskip("torch")
-    model = ("topformer_t", "--task", "seg", "--random-weights", "3", "--num-classes", "3", "--size", "64")
-    exported = cli("export", *model, "--images", bare, "-o", tmp_path / "exported", "-q")
-    assert exported.code == 0, exported.err
+    from mscsa_deploy.workflow.prepare import ModelRequest, prepare
+
+    model = {"model": "topformer_t", "task": "seg", "num_classes": 3, "size": (64, 64)}
+    prepare(ModelRequest(**model, random_weights=4)).save(tmp_path / "seed4.safetensors")
+    zoo = ("--task", "seg", "--random-weights", "3", "--num-classes", "3", "--size", "64", "--images", bare)
     outcome = cli(
-        "verify", model[0], tmp_path / "exported" / "model.onnx", *model[1:], "--images", bare, "--json", "-q"
+        "verify", "topformer_t", "topformer_t", tmp_path / "seed4.safetensors", *zoo, "--bisect", "--json", "-q"
     )  # fmt: skip
-    assert outcome.code == 0, outcome.err
+    assert outcome.code == 5
     document = outcome.json
     assert document["reference"]["runtime"] == "pytorch"
-    assert all(row["parity"]["argmax_agreement"] > 99.9 for row in document["rows"])
+    same, _ = document["rows"]
+    assert same["parity"]["max_abs"] == 0.0
+    assert list(gates(document).values()) == [True, False]
+    assert "only ONNX files can be opened up" in document["divergences"][0]["reason"]
+
+
+def test_a_checkpoint_without_a_model_header_is_refused(cli, bare, reference, tmp_path):
+    from safetensors.numpy import save_file
+
+    save_file({"weight": np.zeros(3, np.float32)}, tmp_path / "w.safetensors")
+    outcome = cli("verify", reference, tmp_path / "w.safetensors", "--images", bare)
+    assert outcome.code == 2
+    assert "--checkpoint" in outcome.err
