@@ -1,0 +1,163 @@
+// Answers for a picture, or checks this program against the bundle's golden pair. See README.md.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <iostream>
+#include <limits>
+
+#include "answer.hpp"
+#include "bundle.hpp"
+#include "network.hpp"
+#include "npy.hpp"
+#include "picture.hpp"
+
+namespace {
+
+const char* const usage =
+    "usage: segment-RUNTIME BUNDLE PICTURE [--classes MAP.npy] [--overlay PICTURE.png] [options]\n"
+    "       segment-RUNTIME BUNDLE --check [options]\n"
+    "options: --artifact PATH (as the manifest names it)  --threads N  --library LIBRARY.so\n";
+
+struct Options {
+    std::string bundle, picture, artifact, library, classes, overlay;
+    int threads = 1;
+    bool check = false;
+};
+
+Options parse(int count, char** words) {
+    Options options;
+    std::vector<std::string> places;
+    for (int i = 1; i < count; ++i) {
+        const std::string word = words[i];
+        const auto value = [&]() -> std::string {
+            if (++i >= count) throw UserError(word + " needs a value\n" + usage);
+            return words[i];
+        };
+        if (word == "--check") options.check = true;
+        else if (word == "--artifact") options.artifact = value();
+        else if (word == "--library") options.library = value();
+        else if (word == "--classes") options.classes = value();
+        else if (word == "--overlay") options.overlay = value();
+        else if (word == "--threads") options.threads = std::max(1, std::atoi(value().c_str()));
+        else if (word.rfind("--", 0) == 0) throw UserError("unknown option " + word + "\n" + usage);
+        else places.push_back(word);
+    }
+    if (places.size() != (options.check ? 1U : 2U)) throw UserError(usage);
+    options.bundle = places[0];
+    if (!options.check) options.picture = places[1];
+    return options;
+}
+
+/// The class map at the input's size.
+ClassMap classes_of(const Output& output, const Bundle& bundle, const Artifact& artifact) {
+    const auto& post = artifact.postprocess;
+    if (post.decide != "argmax" || output.shape.size() != 4)
+        throw UserError("'" + artifact.path + "' answers with '" + post.decide + "', this program does the argmax itself");
+    const bool small = post.upsample == "bilinear";
+    return class_map(output, small ? bundle.preprocess.width : static_cast<int>(output.shape[3]),
+                     small ? bundle.preprocess.height : static_cast<int>(output.shape[2]));
+}
+
+double farthest(const std::vector<float>& a, const std::vector<float>& b) {
+    if (a.size() != b.size()) return std::numeric_limits<double>::infinity();
+    double most = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) most = std::max(most, std::abs(double(a[i]) - b[i]));
+    return most;
+}
+
+template <typename Value>
+double percent_equal(const std::vector<std::uint16_t>& ours, const std::vector<Value>& theirs) {
+    if (ours.size() != theirs.size()) return 0;
+    std::size_t equal = 0;
+    for (std::size_t i = 0; i < ours.size(); ++i) equal += ours[i] == theirs[i];
+    return 100.0 * static_cast<double>(equal) / static_cast<double>(ours.size());
+}
+
+int check(const Bundle& bundle, const Artifact& artifact, Network& network) {
+    if (!bundle.golden) throw UserError("the bundle has no golden pair");
+    const auto& golden = *bundle.golden;
+    const auto limits = golden.tolerance.find(artifact.precision);
+    if (limits == golden.tolerance.end()) throw UserError("the golden pair has no tolerance for " + artifact.precision);
+    auto input = parse_npy<float>(bundle.read(golden.input), "<f4");
+    const auto expected = parse_npy<float>(bundle.read(golden.output), "<f4");
+    const auto prepared = to_input(decode(bundle.read(golden.picture), golden.picture), bundle.preprocess);
+    const auto& std = bundle.preprocess.std;
+    const double steps = std::round(255 * *std::max_element(std.begin(), std.end()) * farthest(prepared, input));
+    const auto output = network.run(input);
+    const auto [least, most] = std::minmax_element(expected.begin(), expected.end());
+    const double over_range = farthest(output.data, expected) / (*most - *least);
+    double agreement = 0;
+    if (bundle.task == "seg") {
+        const auto ours = classes_of(output, bundle, artifact).data;
+        const auto content = bundle.read(golden.answer);
+        agreement = bundle.labels.size() <= 256 ? percent_equal(ours, parse_npy<std::uint8_t>(content, "|u1"))
+                                                : percent_equal(ours, parse_npy<std::uint16_t>(content, "<u2"));
+    } else {
+        agreement = best_classes(output, false)[0].first == most - expected.begin() ? 100 : 0;
+    }
+    const auto& limit = limits->second;
+    const bool passed = steps <= 1 && agreement >= limit.argmax_agreement &&
+                        over_range <= limit.max_abs_over_range.value_or(std::numeric_limits<double>::infinity());
+    std::printf("%s: %s on %s: input differs by %g of 255, output by %.2e of its range, %.4f %% of the decisions equal\n",
+                passed ? "passed" : "failed", artifact.path.c_str(), runtime_name, steps, over_range, agreement);
+    return passed ? 0 : 5;
+}
+
+Picture overlay_of(const Picture& picture, const ClassMap& classes, const Bundle& bundle) {
+    Picture mixed = picture;
+    for (std::size_t pixel = 0; pixel < classes.data.size(); ++pixel) {
+        const auto id = classes.data[pixel];
+        if (id >= bundle.palette.size() || bundle.labels[id] == "background") continue;
+        for (int channel = 0; channel < 3; ++channel) {
+            auto& value = mixed.data[3 * pixel + channel];
+            value = static_cast<std::uint8_t>(std::lround(0.45 * value + 0.55 * bundle.palette[id][channel]));
+        }
+    }
+    return mixed;
+}
+
+int predict(const Bundle& bundle, const Artifact& artifact, Network& network, const Options& options) {
+    const auto picture = decode(read_file(options.picture), options.picture);
+    const auto begin = std::chrono::steady_clock::now();
+    auto input = to_input(picture, bundle.preprocess);
+    const auto output = network.run(input);
+    if (bundle.task == "cls") {
+        for (const auto& [id, share] : best_classes(output, artifact.postprocess.decide == "softmax"))
+            std::printf("%6.2f %%  %s\n", 100 * share, bundle.labels.at(id).c_str());
+        return 0;
+    }
+    if (bundle.preprocess.crop) throw UserError("the bundle segments a crop, which cannot be laid over the picture");
+    const auto classes = restore(classes_of(output, bundle, artifact), picture.width, picture.height);
+    const std::chrono::duration<double, std::milli> spent = std::chrono::steady_clock::now() - begin;
+    std::vector<std::size_t> counts(bundle.labels.size());
+    for (const auto id : classes.data) ++counts.at(id);
+    for (std::size_t id = 0; id < counts.size(); ++id)
+        if (1000 * counts[id] >= classes.data.size())
+            std::printf("%6.2f %%  %s\n", 100.0 * double(counts[id]) / double(classes.data.size()),
+                        bundle.labels[id].c_str());
+    std::printf("%s on %s, %.1f ms\n", artifact.path.c_str(), runtime_name, spent.count());
+    if (!options.classes.empty()) write_npy(options.classes, classes.data, classes.height, classes.width);
+    if (!options.overlay.empty()) write_png(options.overlay, overlay_of(picture, classes, bundle));
+    return 0;
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+    try {
+        const auto options = parse(count, words);
+        const auto bundle = read_bundle(options.bundle);
+        const auto& artifact = bundle.choose(runtime_name, loadable_kinds, options.artifact);
+        if (!artifact.requirements.empty())
+            std::cerr << "note: '" << artifact.path << "' is slow or inexact without " << artifact.requirements[0] << "\n";
+        const auto network = open_network(bundle, artifact, options.threads, options.library);
+        return options.check ? check(bundle, artifact, *network) : predict(bundle, artifact, *network, options);
+    } catch (const UserError& error) {
+        std::cerr << "error: " << error.what() << "\n";
+        return 2;
+    } catch (const std::exception& error) {
+        std::cerr << "error: " << runtime_name << " failed: " << error.what() << "\n";
+        return 4;
+    }
+}

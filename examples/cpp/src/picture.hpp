@@ -1,0 +1,28 @@
+// From a picture file to the network's input.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "bundle.hpp"
+
+/// 8-bit RGB rows.
+struct Picture {
+    int width{}, height{};
+    std::vector<std::uint8_t> data;
+};
+
+/// A JPEG, PNG or BMP file, upright, over white where it is transparent. `name` is for messages.
+Picture decode(const std::string& content, const std::string& name);
+
+/// An antialiased resize on 8-bit values: along rows, rounded, then along columns, rounded; the filter is widened by
+/// the reduction and its weights are 22-bit fixed-point numbers. Pillow computes the same to the last bit, except
+/// that from version 13 on it takes columns first where that is cheaper.
+Picture resize(const Picture& picture, int width, int height, bool bicubic);
+
+/// 3 x height x width floats, one channel after the other.
+std::vector<float> to_input(const Picture& picture, const Preprocess& spec);
+
+/// Writes a PNG.
+void write_png(const std::string& path, const Picture& picture);

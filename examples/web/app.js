@@ -1,0 +1,262 @@
+// The page: what is shown, and what the buttons do. The bundle is named by ?bundle=ADDRESS, by default bundle/.
+
+import { PageError, openBundle, readFile, usableArtifacts } from "./bundle.js";
+import { Camera } from "./camera.js";
+import { checkGolden } from "./golden.js";
+import { Legend, backgroundOf, sharesOf, tint } from "./overlay.js";
+import { decodePicture } from "./picture.js";
+import { Segmenter } from "./segmenter.js";
+
+const LONGEST_SHOWN = 1600;
+const FRAMES_FOR_FPS = 20;
+const MOST_THREADS = 4;
+
+const part = (id) => document.getElementById(id);
+const view = part("view");
+const frame = document.createElement("canvas");
+const shade = document.createElement("canvas");
+const segmenter = new Segmenter();
+
+let bundle;
+let artifacts = [];
+let entry;
+let legend;
+let camera = null;
+let shown = null;
+let busy = Promise.resolve();
+
+function say(text) {
+  part("status").textContent = text;
+}
+
+function complain(error) {
+  const known = error instanceof PageError;
+  part("problem").textContent = known ? error.message : `Something went wrong in this page: ${error.message}`;
+  part("problem").hidden = false;
+  if (!known) console.error(error);
+}
+
+/** Runs one thing at a time and shows what went wrong. */
+function attempt(action) {
+  busy = busy.then(async () => {
+    part("problem").hidden = true;
+    try {
+      await action();
+    } catch (error) {
+      say("");
+      complain(error);
+    }
+  });
+  return busy;
+}
+
+function enable(on) {
+  for (const id of ["photo", "camera", "sample", "artifact", "backend"]) part(id).disabled = !on;
+  part("sample").disabled ||= !bundle?.manifest.golden;
+  part("check").disabled = part("sample").disabled;
+}
+
+async function start() {
+  keepForOffline();
+  bundle = await openBundle(new URLSearchParams(location.search).get("bundle") ?? "bundle/");
+  const { manifest } = bundle;
+  const what = manifest.task === "seg" ? "segmentation" : "classification";
+  part("model-line").textContent =
+    `${manifest.model.name}, ${what} into ${manifest.labels.length} classes. Pictures never leave this device.` +
+    (manifest.model.random_weights ? " Random weights: the answers mean nothing." : "");
+  legend = new Legend(part("legend"), part("legend-empty"), manifest.labels, manifest.palette);
+  part("legend-heading").textContent = manifest.task === "seg" ? "Found in the picture" : "Most probable";
+  artifacts = usableArtifacts(manifest);
+  part("artifact").replaceChildren(
+    ...artifacts.map((found, index) => {
+      const needs = found.requires.length ? `, for ${found.requires.join(", ")}` : "";
+      return new Option(`${found.precision.toUpperCase()}, ${megabytes(found.size_bytes)}${needs} (${found.path})`, index);
+    }),
+  );
+  if (await hasGpu()) part("backend").add(new Option("GPU (WebGPU)", "webgpu"));
+  await loadModel();
+  if (manifest.golden) await showFile(new Blob([await readFile(bundle, manifest.golden.picture)]));
+}
+
+async function loadModel() {
+  enable(false);
+  entry = artifacts[Number(part("artifact").value)];
+  const backend = part("backend").value;
+  part("progress").hidden = false;
+  say(`Loading ${entry.path} (${megabytes(entry.size_bytes)}) …`);
+  const model = await readFile(bundle, entry.path, (done, total) => {
+    part("progress").value = done / total;
+  });
+  part("progress").hidden = true;
+  const threads = globalThis.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, MOST_THREADS) : 1;
+  const { version } = await segmenter.load({ model, entry, preprocess: bundle.manifest.preprocess, backend, threads });
+  const { width, height } = bundle.manifest.preprocess;
+  facts({
+    "ONNX Runtime Web": version,
+    Threads: backend === "wasm" ? threads : "on the GPU",
+    Input: `${width} x ${height}`,
+    License: bundle.manifest.license || "not stated",
+    ...accuracy(),
+  });
+  enable(true);
+  say("Ready.");
+}
+
+function accuracy() {
+  const metric = entry.measurements.map((found) => found.metric).find(Boolean);
+  return metric ? { [metric.name]: `${metric.value.toFixed(1)} % on ${metric.images} pictures` } : {};
+}
+
+function facts(pairs) {
+  const list = Object.entries(pairs).flatMap(([name, value]) => {
+    const [term, text] = [document.createElement("dt"), document.createElement("dd")];
+    [term.textContent, text.textContent] = [name, value];
+    return [term, text];
+  });
+  part("facts").replaceChildren(...list);
+}
+
+async function showFile(blob) {
+  stopCamera();
+  say("Segmenting …");
+  const bitmap = await decodePicture(blob);
+  const scale = Math.min(1, LONGEST_SHOWN / Math.max(bitmap.width, bitmap.height));
+  frame.width = Math.max(1, Math.round(bitmap.width * scale));
+  frame.height = Math.max(1, Math.round(bitmap.height * scale));
+  const context = frame.getContext("2d");
+  context.fillStyle = "white";
+  context.fillRect(0, 0, frame.width, frame.height);
+  context.drawImage(bitmap, 0, 0, frame.width, frame.height);
+  const answer = await segmenter.predict(bitmap, { width: frame.width, height: frame.height });
+  show(answer);
+  say(`Answered in ${milliseconds(answer.parts)}.`);
+}
+
+/** Shows the frame with the answer to it. */
+function show(answer) {
+  const { labels, palette } = bundle.manifest;
+  shown = answer;
+  let shares = new Float64Array(labels.length);
+  if (answer.classes) {
+    [shade.width, shade.height] = [answer.size.width, answer.size.height];
+    shade.getContext("2d").putImageData(tint(answer.classes, answer.size, palette, backgroundOf(labels)), 0, 0);
+    shares = sharesOf(answer.classes, labels.length);
+  } else {
+    for (const { index, share } of answer.top) shares[index] = share;
+  }
+  paint();
+  const words = legend.show(shares);
+  view.setAttribute("aria-label", `Picture with overlay: ${words || "nothing found"}`);
+  part("stage").dataset.state = camera ? "camera" : "picture";
+}
+
+function paint() {
+  if (!shown) return;
+  [view.width, view.height] = [frame.width, frame.height];
+  const context = view.getContext("2d");
+  context.drawImage(frame, 0, 0);
+  if (!shown.classes) return;
+  context.globalAlpha = Number(part("opacity").value) / 100;
+  context.drawImage(shade, 0, 0);
+}
+
+async function startCamera() {
+  const opened = new Camera();
+  await opened.start();
+  opened.onEnd(() => stopCamera());
+  camera = opened;
+  part("camera").textContent = "Stop camera";
+  part("camera").setAttribute("aria-pressed", "true");
+  part("fps").hidden = false;
+  say("Camera is running.");
+  follow(opened).catch((error) => {
+    stopCamera();
+    complain(error);
+  });
+}
+
+function stopCamera() {
+  if (!camera) return;
+  camera.stop();
+  camera = null;
+  part("camera").textContent = "Start camera";
+  part("camera").setAttribute("aria-pressed", "false");
+  part("fps").hidden = true;
+  say("Camera stopped.");
+}
+
+async function follow(source) {
+  const ends = [];
+  while (camera === source) {
+    source.draw(frame);
+    const answer = await segmenter.predict(await createImageBitmap(frame));
+    if (camera !== source) return;
+    show(answer);
+    ends.push(performance.now());
+    if (ends.length > FRAMES_FOR_FPS) ends.shift();
+    const rate = (1000 * (ends.length - 1)) / (ends.at(-1) - ends[0]);
+    if (ends.length > 1) part("fps").textContent = `${rate.toFixed(1)} FPS`;
+    // A hidden page gets no animation frames, so the camera pauses with it.
+    await new Promise((resolve) => { requestAnimationFrame(resolve); });
+  }
+}
+
+async function check() {
+  part("verdict").textContent = "Checking …";
+  const found = await checkGolden(bundle, segmenter, entry);
+  part("verdict").textContent =
+    `${found.passed ? "Passed" : "Failed"}: input ${found.inputSteps ? `differs by ${found.inputSteps} of 255` : "equal"}, ` +
+    `${found.agreement.toFixed(3)} % of the decisions equal, largest difference ${found.overRange.toExponential(1)} of the range.`;
+  part("verdict").dataset.passed = found.passed;
+}
+
+async function hasGpu() {
+  return Boolean(await navigator.gpu?.requestAdapter());
+}
+
+function keepForOffline() {
+  // Without it the page works, only not offline.
+  navigator.serviceWorker?.register("sw.js", { type: "module" }).catch((error) => console.warn(error.message));
+}
+
+function megabytes(bytes) {
+  return `${(bytes / 1e6).toFixed(1)} MB`;
+}
+
+function milliseconds({ preprocess, network, postprocess }) {
+  const all = preprocess + network + postprocess;
+  return `${all.toFixed(0)} ms (network ${network.toFixed(0)} ms)`;
+}
+
+part("photo").addEventListener("click", () => part("file").click());
+part("file").addEventListener("change", () => {
+  const [file] = part("file").files;
+  if (file) attempt(() => showFile(file));
+  part("file").value = "";
+});
+part("sample").addEventListener("click", () =>
+  attempt(async () => showFile(new Blob([await readFile(bundle, bundle.manifest.golden.picture)]))),
+);
+part("camera").addEventListener("click", () => attempt(() => (camera ? stopCamera() : startCamera())));
+part("check").addEventListener("click", () => attempt(check));
+part("opacity").addEventListener("input", paint);
+for (const id of ["artifact", "backend"]) {
+  part(id).addEventListener("change", () =>
+    attempt(async () => {
+      stopCamera();
+      await loadModel();
+    }),
+  );
+}
+for (const kind of ["dragover", "dragleave", "drop"]) {
+  addEventListener(kind, (event) => {
+    event.preventDefault();
+    part("stage").classList.toggle("dropping", kind === "dragover");
+  });
+}
+addEventListener("drop", ({ dataTransfer }) => {
+  const [file] = dataTransfer.files;
+  if (file && !part("photo").disabled) attempt(() => showFile(file));
+});
+
+attempt(start);

@@ -1,0 +1,154 @@
+// Reading a bundle over HTTP: manifest, artefacts, files whose hash is checked, NumPy arrays.
+
+const VERSION = 1;
+const CACHE = "bundles";
+const ATTEMPTS = 4;
+
+/** Something the person in front of the page should read; everything else is a bug. */
+export class PageError extends Error {}
+
+/**
+ * Open the bundle whose files lie below `base`.
+ * @param {string} base Address of the bundle's directory.
+ * @returns {Promise<{manifest: object, url: (path: string) => string}>}
+ */
+export async function openBundle(base) {
+  if (!globalThis.crypto?.subtle) {
+    throw new PageError("This page needs a secure address: open it over https:// or on http://localhost.");
+  }
+  const root = new URL(base.endsWith("/") ? base : `${base}/`, globalThis.location.href);
+  const url = (path) => new URL(path.split("/").map(encodeURIComponent).join("/"), root).href;
+  const response = await freshOrKept(url("manifest.json"));
+  if (!response) throw new PageError(`No answer for ${url("manifest.json")}: is the server running?`);
+  if (!response.ok) {
+    throw new PageError(`There is no bundle at ${root.href} (manifest.json: HTTP ${response.status}).`);
+  }
+  let manifest;
+  try {
+    manifest = await response.json();
+  } catch {
+    throw new PageError(`${url("manifest.json")} is not valid JSON.`);
+  }
+  if (!Number.isInteger(manifest?.schema_version)) {
+    throw new PageError(`${url("manifest.json")} is not the manifest of a bundle: it has no schema_version.`);
+  }
+  if (manifest.schema_version > VERSION) {
+    throw new PageError(
+      `The bundle has schema version ${manifest.schema_version}; this page reads up to ${VERSION}. Update the page.`,
+    );
+  }
+  if (manifest.task === "seg" && manifest.preprocess.resize !== "stretch") {
+    throw new PageError("The bundle segments a crop of the picture, which cannot be laid back over the whole.");
+  }
+  return { manifest, url };
+}
+
+/**
+ * The artefacts that ONNX Runtime Web can load, the safest first: made for any processor, then more precise.
+ * @returns {object[]} Entries of `manifest.artifacts`, each with its `size_bytes`.
+ */
+export function usableArtifacts(manifest) {
+  const sizes = new Map(manifest.files.map((file) => [file.path, file.size_bytes]));
+  const order = ["fp32", "fp16", "int8"];
+  const usable = manifest.artifacts
+    .filter((entry) => entry.kind === "onnx" && entry.files.length === 0)
+    .filter((entry) => entry.inputs.length === 1 && entry.inputs[0].dtype === "float32")
+    .map((entry) => ({ ...entry, size_bytes: sizes.get(entry.path) ?? 0 }));
+  const rank = (entry) =>
+    8 * Number(entry.requires.length > 0) +
+    4 * Number(!entry.runtimes.includes("onnxruntime")) +
+    order.indexOf(entry.precision);
+  usable.sort((a, b) => rank(a) - rank(b));
+  if (usable.length === 0) {
+    const held = manifest.artifacts.map((entry) => `${entry.path} (${entry.precision}, ${entry.kind})`).join("; ");
+    throw new PageError(`Nothing in the bundle can run in a browser. It holds: ${held || "no model file"}.`);
+  }
+  return usable;
+}
+
+/**
+ * A file of the bundle, from the browser's own store or the network, after its SHA-256 was checked.
+ * An interrupted download goes on where it stopped.
+ * @param {object} bundle As `openBundle` returns it.
+ * @param {string} path As the manifest names it.
+ * @param {(done: number, total: number) => void} [progress] Bytes so far and in all.
+ * @returns {Promise<ArrayBuffer>}
+ */
+export async function readFile(bundle, path, progress = () => {}) {
+  const entry = bundle.manifest.files.find((file) => file.path === path);
+  if (!entry) throw new PageError(`The manifest does not list '${path}'.`);
+  const key = `${bundle.url(path)}?sha256=${entry.sha256}`;
+  const store = await globalThis.caches?.open(CACHE);
+  const kept = await store?.match(key);
+  const bytes = kept ? await kept.arrayBuffer() : await download(bundle.url(path), entry, progress);
+  if ((await sha256(bytes)) !== entry.sha256) {
+    await store?.delete(key);
+    throw new PageError(`'${path}' is not the file its manifest describes (sha256 differs). Fetch the bundle again.`);
+  }
+  if (store && !kept) await keep(store, key, new Response(bytes));
+  return bytes;
+}
+
+/**
+ * The array in a .npy file of version 1, C order, little-endian.
+ * @param {ArrayBuffer} buffer
+ * @returns {{shape: number[], data: Float32Array | Uint8Array | Uint16Array}}
+ */
+export function parseNpy(buffer) {
+  const length = new DataView(buffer).getUint16(8, true);
+  const header = new TextDecoder("latin1").decode(new Uint8Array(buffer, 10, length));
+  const kind = /'descr':\s*'([^']+)'/.exec(header)?.[1];
+  const shape = (/'shape':\s*\(([^)]*)\)/.exec(header)?.[1] ?? "").split(",").filter((part) => part.trim()).map(Number);
+  const type = { "<f4": Float32Array, "|u1": Uint8Array, "<u2": Uint16Array }[kind];
+  if (!type || header.includes("'fortran_order': True")) throw new PageError(`Cannot read an array of type ${kind}.`);
+  return { shape, data: new type(buffer.slice(10 + length)) };
+}
+
+async function freshOrKept(address) {
+  const store = await globalThis.caches?.open(CACHE);
+  try {
+    const response = await fetch(address, { cache: "no-cache" });
+    if (response.ok && store) await keep(store, address, response.clone());
+    return response;
+  } catch {
+    return store?.match(address);
+  }
+}
+
+async function keep(store, key, response) {
+  try {
+    await store.put(key, response);
+  } catch (error) {
+    // A full disk or a private window: the page works, only not offline.
+    if (error.name !== "QuotaExceededError") throw error;
+  }
+}
+
+async function download(address, entry, progress) {
+  const chunks = [];
+  let [done, tag, problem] = [0, null, ""];
+  for (let attempt = 0; attempt < ATTEMPTS && (attempt === 0 || done < entry.size_bytes); attempt += 1) {
+    const headers = done > 0 && tag ? { Range: `bytes=${done}-`, "If-Range": tag } : {};
+    try {
+      const response = await fetch(address, { headers });
+      if (!response.ok) throw new PageError(`'${entry.path}' could not be fetched: HTTP ${response.status}.`);
+      if (response.status !== 206) [chunks.length, done] = [0, 0];
+      tag = response.headers.get("ETag");
+      for (let reader = response.body.getReader(), part = await reader.read(); !part.done; part = await reader.read()) {
+        chunks.push(part.value);
+        done += part.value.length;
+        progress(done, entry.size_bytes);
+      }
+    } catch (error) {
+      if (error instanceof PageError) throw error;
+      problem = error.message;
+    }
+  }
+  if (done < entry.size_bytes) throw new PageError(`'${entry.path}' could not be fetched: ${problem || "it is cut short"}.`);
+  return new Blob(chunks).arrayBuffer();
+}
+
+async function sha256(bytes) {
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
