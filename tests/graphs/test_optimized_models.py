@@ -63,7 +63,7 @@ def model_cases(draw):
     return name, task, size, ModelOptions(**values), draw(st.integers(1, 2))
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 @given(case=model_cases())
 def test_optimized_equals_plain(tmp_path_factory, case) -> None:
     name, task, size, options, batch = case
@@ -93,7 +93,7 @@ def exported(tmp_path_factory):
 
 
 @pytest.mark.parametrize("stem", ["cls", "pvt"])
-@pytest.mark.parametrize("runtime", list(PER_RUNTIME))
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_second_run_changes_nothing(exported, stem, runtime) -> None:
     graph = read_model(exported / f"{stem}.onnx")
     passes = (*optimizations(), *optimizations_for(runtime))

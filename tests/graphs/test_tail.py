@@ -241,3 +241,16 @@ def test_shape_of_the_tail() -> None:
     shape = TailShape.between((1, 3, 4, 5), (32, 40))
 
     assert (shape.scale, shape.size, shape.cells) == (8, (32, 40), 30)
+
+
+def test_fifth_class_wins_the_middle_of_a_cell() -> None:
+    # Four classes win a corner each; the fifth is the highest nowhere but between them.
+    logits = np.full((1, 150, 2, 2), -1, np.float32)
+    for number, corner in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        logits[0, number] = 0
+        logits[0, number][corner] = 1
+    logits[0, 99] = 0.4
+    reference = class_map(REFERENCE_FORM, logits, 8)
+    assert reference[0, 8, 8] == 99
+
+    np.testing.assert_array_equal(class_map("cells", logits, 8), reference)
