@@ -126,8 +126,6 @@ def open_session(calibrator: Any) -> None:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
-    # Without the arena, memory of one sample goes back before the next one needs it.
-    options.enable_cpu_mem_arena = False
     options.log_severity_level = 3
     calibrator.infer_session = onnxruntime.InferenceSession(
         calibrator.augmented_model_path, options, providers=["CPUExecutionProvider"]
