@@ -1,0 +1,113 @@
+"""The engine for many machines, with two replicas on this one: spread, health, and a kill that costs nothing.
+
+Runs where Ray is installed (it is heavy, and no dependency): ``make test-ray``.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import signal
+import socket
+import time
+
+import psutil
+import pytest
+
+from mscsa_deploy.errors import UserError
+from mscsa_deploy.serving.application import Service
+from mscsa_deploy.serving.repository import Place
+from mscsa_deploy.serving.settings import Limits, Listen, Work
+
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def engine():
+    pytest.importorskip("ray.serve", reason="Ray Serve is not installed")
+    from mscsa_deploy.serving import ray_engine
+
+    return ray_engine
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def client(engine, tiny, tmp_path_factory):
+    """Two replicas of a network that takes 20 ms."""
+    bundle = tiny.make_bundle(tmp_path_factory.mktemp("ray") / "slow", fake={"latency_ms": 20.0})
+    service = Service((Place(bundle),), Work(queue=64), Limits(body_bytes=1 << 20), Listen(port=free_port()))
+    with engine.deployed(service, replicas=(2, 2)) as url:
+        yield tiny.Client(url)
+
+
+def replica_processes():
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if any("ServeReplica" in part and "Replica" in part.split(":")[-1] for part in process.info["cmdline"] or ())
+    ]
+
+
+def test_speaks_the_protocol(client, tiny):
+    assert client.get("/v2/health/ready").status == 200
+    assert client.get("/v2/models/colors").json["versions"] == ["1"]
+    answer = client.picture(tiny.picture(tiny.scene()), x_request_id="over-ray")
+    assert answer.status == 200
+    assert answer.headers["x-request-id"] == "over-ray"
+    assert client.picture(tiny.picture(tiny.scene()), answer="overlay").headers["content-type"] == "image/png"
+    assert (
+        "no input 'x'"
+        in client.infer({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [0.0]}]}).error
+    )
+    assert client.get("/v2/models/none").status == 404
+    assert client.picture(b"x" * (1 << 20) + b"x").status == 413
+
+
+def ask_many(client, tiny, count):
+    data = tiny.picture(tiny.scene(16, 16))
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        return list(pool.map(lambda _: client.picture(data), range(count)))
+
+
+def test_requests_spread_over_both_replicas(client, tiny):
+    answers = ask_many(client, tiny, 60)
+    assert {answer.status for answer in answers} == {200}
+    counts: dict[str, int] = {}
+    for answer in answers:
+        counts[answer.headers["x-replica"]] = counts.get(answer.headers["x-replica"], 0) + 1
+    assert len(counts) == 2
+    # two random choices per request, the shorter queue wins: never far from even
+    assert min(counts.values()) >= 12
+
+
+def test_killed_replica_costs_no_accepted_request(client, tiny):
+    before = {answer.headers["x-replica"] for answer in ask_many(client, tiny, 30)}
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask_many, client, tiny, 250)
+        time.sleep(0.8)
+        victims = [process for process in replica_processes() if "Front" not in " ".join(process.cmdline())]
+        assert len(victims) == 2, [process.cmdline() for process in victims]
+        os.kill(victims[0].pid, signal.SIGKILL)
+        answers = asking.result()
+    assert {answer.status for answer in answers} == {200}
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        after = {answer.headers["x-replica"] for answer in ask_many(client, tiny, 20)}
+        if len(after) == 2:
+            break
+        time.sleep(0.5)
+    assert len(after) == 2
+    assert after != before
+
+
+@pytest.mark.parametrize("wrong", [{"port": 0}, "tls"])
+def test_what_the_engine_cannot_do_is_told(engine, tmp_path, wrong):
+    (tmp_path / "x.pem").write_text("")
+    tls = {"tls_certificate": tmp_path / "x.pem", "tls_key": tmp_path / "x.pem"}
+    service = Service((), listen=Listen(**(tls if wrong == "tls" else wrong)))
+    with pytest.raises(UserError, match="engine 'ray'"), engine.deployed(service, replicas=(1, 1)):
+        pass
