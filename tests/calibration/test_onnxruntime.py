@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from mscsa_deploy.calibration.placement import tensorrt_faults
 from mscsa_deploy.calibration.quantizer import quantize
-from mscsa_deploy.calibration.recipe import HISTOGRAM_OBSERVERS, FloatRule
+from mscsa_deploy.calibration.recipe import HISTOGRAM_OBSERVERS, FloatRule, read_recipe
 from mscsa_deploy.calibration.samples import noise
 from mscsa_deploy.core.tensors import TensorSpec
 from mscsa_deploy.errors import StageError, UserError
@@ -250,3 +250,14 @@ def test_other_pictures_give_other_ranges(net_file, tmp_path):
     one = quantize(net_file, pictures(seed=1), recipe(), tmp_path / "1.onnx")
     two = quantize(net_file, pictures(seed=2), recipe(), tmp_path / "2.onnx")
     assert one.ranges != two.ranges
+
+
+def test_portable_weights_cannot_saturate_without_vnni(net_file, samples, tmp_path):
+    portable = read_recipe("int8_onnxruntime_portable")
+    rules = {"keep_float": ()}  # its rule is for attention, which this net has none of
+    made = quantize(net_file, samples, portable.changed("portable", **rules), tmp_path / "q.onnx")
+    stored = onnx.load(str(made.artifact.path)).graph.initializer
+    weights = [numpy_helper.to_array(tensor) for tensor in stored if tensor.name.endswith("_quantized")]
+    largest = max(int(np.abs(array.astype(np.int32)).max()) for array in weights if array.dtype == np.int8)
+    # Without VNNI, x86 adds two products of uint8 and int8 in 16 bits.
+    assert 0 < 2 * 255 * largest <= np.iinfo(np.int16).max
