@@ -142,7 +142,7 @@ def _merge(
     values: list[Projection],
     ends: tuple[ir.Value, ir.Value],
 ) -> None:
-    batch, heads, key_width, _ = dims(ends[0]) or ()
+    _, heads, key_width, total = dims(ends[0]) or ()
     value_width = (dims(ends[1]) or ())[2]
     key_rows, value_rows = heads * key_width, heads * value_width
     first = _stacked(b, [query.conv, keys[0].conv, values[0].conv])
@@ -153,7 +153,8 @@ def _merge(
         return
     q, kv = b.many("Split", 2, first, ints(_rows(query), key_rows + value_rows), axis=1)
     parts = [kv, *(_stacked(b, [k.conv, v.conv]) for k, v in zip(keys[1:], values[1:], strict=True))]
-    flat = [b.op("Reshape", part, ints(batch, key_rows + value_rows, -1)) for part in parts]
+    rows = key_rows + value_rows
+    flat = [b.op("Reshape", part, ints(0, rows, key.tokens)) for part, key in zip(parts, keys, strict=True)]
     joined = flat[0] if len(flat) == 1 else b.op("Concat", *flat, axis=2)
     if any(each.extra is not None for each in (*keys, *values)):
         joined = b.op("Add", joined, _extra(keys, values))
@@ -162,8 +163,8 @@ def _merge(
         _replace_map(b, values[0], kv, key_rows)
     old = [query.end, *ends]
     replace(query.end, _like(q, query.end))
-    replace(ends[0], b.op("Reshape", k, ints(batch, heads, key_width, -1)))
-    replace(ends[1], b.op("Reshape", v, ints(batch, heads, value_width, -1)))
+    replace(ends[0], b.op("Reshape", k, ints(0, heads, key_width, total)))
+    replace(ends[1], b.op("Reshape", v, ints(0, heads, value_width, total)))
     remove_unused(old)
 
 

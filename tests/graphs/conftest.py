@@ -27,6 +27,11 @@ def _drawn(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     return np.abs(numbers) + np.float32(0.5) if name.startswith("var") else numbers
 
 
+def _fixed(generator: np.random.Generator, shape: list[int | str]) -> np.ndarray:
+    sizes = [size if isinstance(size, int) else 2 for size in shape]
+    return generator.standard_normal(sizes).astype(np.float32)
+
+
 def run_model(model: ir.Model) -> np.ndarray:
     """The first output on fixed random inputs, computed by ONNX Runtime without its own graph rewriting."""
     options = onnxruntime.SessionOptions()
@@ -35,7 +40,7 @@ def run_model(model: ir.Model) -> np.ndarray:
     data = ir.to_proto(model).SerializeToString()
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     generator = np.random.default_rng(7)
-    feed = {each.name: generator.standard_normal(each.shape).astype(np.float32) for each in session.get_inputs()}
+    feed = {each.name: _fixed(generator, each.shape) for each in session.get_inputs()}
     return session.run(None, feed)[0]
 
 

@@ -43,6 +43,7 @@ MERGES = {
     "two_scales": TWO_SCALES,
     "constant_maps": MAP_ADDED,
     "values_read_as_map": VALUES_READ_AGAIN,
+    "free_batch": TWO_SCALES.replace("float[2,", "float[N,"),
     "flipped": TWO_SCALES.replace(END, FLIPPED),
 }  # fmt: skip
 MERGE_MISSES = {

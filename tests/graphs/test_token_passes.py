@@ -161,14 +161,15 @@ STREAM = (
 STREAM_ARRAYS = {
     "wi": (4, 3, 1, 1), "wo": (5, 4, 1, 1), "one4": np.ones(4, np.float32), "zero4": np.zeros(4, np.float32),
     "w_q": (4, 4), "b_q": (4,), "w_v": (4, 8), "b_v": (8,), "w_p": (4, 4), "b_p": (4,),
-    "s_qi": np.array([-1, 4]), "s_qo": np.array([2, 6, 4]), "s_vi": np.array([-1, 4]), "s_vo": np.array([2, 6, 8]),
-    "s_h": np.array([2, 6, 2, 2]), "s_flat": np.array([2, 4, -1]), "s_map": np.array([-1, 4, 3, 2]),
+    "s_qi": np.array([-1, 4]), "s_qo": np.array([-1, 6, 4]), "s_vi": np.array([-1, 4]), "s_vo": np.array([-1, 6, 8]),
+    "s_h": np.array([-1, 6, 2, 2]), "s_flat": np.array([-1, 4, 6]), "s_map": np.array([-1, 4, 3, 2]),
     "c0": np.array([0]), "c4": np.array([4]), "c8": np.array([8]), "c2": np.array([2]),
 }  # fmt: skip
 
 
-def test_attention_becomes_convolutions_without_transposed_heads(make, run) -> None:
-    model = make(STREAM, **STREAM_ARRAYS)
+@pytest.mark.parametrize("batch", ["2", "N"])
+def test_attention_becomes_convolutions_without_transposed_heads(make, run, batch) -> None:
+    model = make(STREAM.replace("float[2,", f"float[{batch},"), **STREAM_ARRAYS)
     expected = run(model)
 
     rewrite(model, [AttentionToConvs()])
@@ -204,8 +205,9 @@ def test_attention_of_another_kind_stays(make, old, new) -> None:
         assert fingerprint(model) == before
 
 
-def test_stream_stays_channels_last_between_convolutions(make, run) -> None:
-    model = make(STREAM, **STREAM_ARRAYS)
+@pytest.mark.parametrize("batch", ["2", "N"])
+def test_stream_stays_channels_last_between_convolutions(make, run, batch) -> None:
+    model = make(STREAM.replace("float[2,", f"float[{batch},"), **STREAM_ARRAYS)
     expected = run(model)
 
     rewrite(model, optimizations_for("onnxruntime"))
