@@ -57,12 +57,17 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+# The \b keeps click from filling the lines of the paragraph that follows.
+HELP = """From a trained vision checkpoint to a fast, verified INT8 model on the device where it will run.
+
+\b
+Start here:    mscsa-deploy deploy topformer_t_mscsa.seg -o out
+What can run:  mscsa-deploy doctor
+"""
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.command(cls=LazyGroup, help=HELP, context_settings=SETTINGS)
 @click.version_option(__version__, "-V", "--version", prog_name="mscsa-deploy", message="%(prog)s %(version)s")
 def app() -> None:
-    r"""From a trained vision checkpoint to a fast, verified INT8 model on the device where it will run.
-
-    \b
-    Start here:   mscsa-deploy deploy topformer_t_mscsa.seg -o out
-    What can run: mscsa-deploy doctor
-    """
+    """The command line."""

@@ -89,7 +89,7 @@ checkpoint_options = stacked(
     click.option("--allow-partial", is_flag=True, help="Load what fits and list what does not."),
     click.option("--random-weights", type=int, metavar="SEED", help="Random weights instead; the file says so."),
     click.option("--num-classes", type=click.IntRange(min=1), help="Classes, if the head does not tell."),
-    click.option("--size", type=SIZE, help="Input height and width; multiples of 32 from 64 to 2048."),
+    click.option("--size", type=SIZE, metavar="H[xW]", help="Input height and width; multiples of 32 from 64 to 2048."),
 )
 
 preset_option = click.option(

@@ -66,6 +66,19 @@ def test_help_lists_every_command_in_the_order_of_the_work(cli):
     assert places == sorted(places)
 
 
+@pytest.mark.parametrize("name", [None, *COMMANDS])
+def test_help_has_no_stray_marks_and_fits_a_terminal(cli, name):
+    text = cli(*filter(None, [name]), "--help").out
+    assert "\\b" not in text
+    assert "\b" not in text
+    assert "{" not in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_help_says_where_to_start(cli):
+    assert "  Start here:    mscsa-deploy deploy " in cli("--help").out
+
+
 @pytest.mark.parametrize("flag", ["--version", "-V"])
 def test_version(cli, flag):
     outcome = cli(flag)

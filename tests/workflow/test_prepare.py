@@ -1,0 +1,83 @@
+"""From what the user named to a model with weights."""
+
+from __future__ import annotations
+
+import pytest
+
+from mscsa_deploy.errors import CheckpointError, UserError
+from mscsa_deploy.workflow.prepare import ModelRequest, prepare
+
+torch = pytest.importorskip("torch")
+
+SMALL = {"model": "topformer_t", "task": "seg", "num_classes": 3, "size": (64, 64)}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A small random model as a file, and the model."""
+    prepared = prepare(ModelRequest(**SMALL, random_weights=1))
+    path = tmp_path_factory.mktemp("prepared") / "model.safetensors"
+    prepared.save(path)
+    return path, prepared
+
+
+def test_random_weights_are_marked_and_decided_by_their_seed(saved, monkeypatch):
+    _, prepared = saved
+    assert prepared.random_weights == 1
+    assert prepared.source_sha256 == ""
+    assert prepared.info().random_weights == 1
+    assert (prepared.name, prepared.task, prepared.classes, prepared.size) == ("topformer_t", "seg", 3, (64, 64))
+    assert not prepared.module.training
+    # The seed decides the key, under which finished work is kept; drawing the weights again is not needed to tell.
+    monkeypatch.setattr("mscsa_deploy.models.randomise.randomise", lambda module, *_: module)
+    assert prepared.key != prepare(ModelRequest(**SMALL, random_weights=2)).key
+
+
+def test_a_saved_model_is_a_checkpoint_that_gives_the_same_answers(saved):
+    path, prepared = saved
+    again = prepare(ModelRequest(model="topformer_t", task="seg", size=(64, 64), checkpoint=path))
+    assert again.classes == 3  # told by the head
+    assert again.random_weights is None
+    assert len(again.source_sha256) == 64
+    image = torch.linspace(-1, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again.module(image), prepared.module(image))
+
+
+def test_no_weights_is_an_error_that_names_both_ways_out():
+    with pytest.raises(UserError, match="no trained weights come with 'topformer_t'") as caught:
+        prepare(ModelRequest(model="topformer_t", task="seg"))
+    assert "--checkpoint" in caught.value.hint
+    assert "--random-weights" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        pytest.param({"size": (100, 100)}, "100", id="size"),
+        pytest.param({"model": "topformer_x"}, "unknown model 'topformer_x'", id="model"),
+        pytest.param({"task": None}, "--task", id="task"),
+    ],
+)
+def test_what_the_model_cannot_be_is_the_users_mistake(changes, words):
+    with pytest.raises(UserError) as caught:
+        prepare(ModelRequest(**{**SMALL, "random_weights": 1, **changes}))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [pytest.param(None, UserError, id="missing"), pytest.param(b"garbage", CheckpointError, id="damaged")],
+)
+def test_a_checkpoint_that_cannot_be_read(tmp_path, content, kind):
+    path = tmp_path / "w.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(kind, match=r"w\.safetensors"):
+        prepare(ModelRequest(**SMALL, checkpoint=path))
+
+
+def test_an_onnx_file_has_nothing_to_export(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(b"x")
+    with pytest.raises(UserError, match="nothing to export"):
+        prepare(ModelRequest(model=str(tmp_path / "m.onnx"), task="seg", random_weights=1))
