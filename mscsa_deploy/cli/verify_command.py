@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -35,6 +35,13 @@ if TYPE_CHECKING:
 @click.option("--bisect", is_flag=True, help="Find the first node at which a candidate that fails diverges.")
 @click.option("--max-images", type=click.IntRange(min=1), help="Use at most so many.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of each session.")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Ray spreads the images over workers, which need the files under the same paths.",
+)
 @foreign_options
 @checkpoint_options
 @common_options
@@ -50,6 +57,7 @@ def command(
     bisect: bool,
     max_images: int | None,
     threads: int,
+    engine: Literal["local", "ray"],
     preprocess: Path | None,
     **source: Any,
 ) -> int:
@@ -74,6 +82,7 @@ def command(
         max_images=max_images,
         threads=threads,
         bisect=bisect,
+        engine=engine,
     )
     with terminal.progress() as progress:
         outcome = run_verify(request, progress)

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mscsa_deploy.core.config import read_toml
 from mscsa_deploy.core.progress import Progress, silent
@@ -19,6 +19,7 @@ from mscsa_deploy.workflow.divergence import DivergenceRecord, Failed, find_dive
 from mscsa_deploy.workflow.evaluate import Evaluation, part_values
 from mscsa_deploy.workflow.gates import LEAST_SHARE, MAX_DROP
 from mscsa_deploy.workflow.prepare import ModelRequest
+from mscsa_deploy.workflow.spread import run_on_ray
 
 if TYPE_CHECKING:
     from mscsa_deploy.imaging.preprocess import Preprocess
@@ -49,6 +50,7 @@ class VerifyRequest:
         max_images: At most so many images.
         threads: Compute threads of each session.
         bisect: Search the first diverging node of each candidate that fails.
+        engine: ``"local"`` runs everything here, ``"ray"`` spreads the images over workers.
     """
 
     reference: str
@@ -62,6 +64,7 @@ class VerifyRequest:
     max_images: int | None = None
     threads: int = 1
     bisect: bool = False
+    engine: Literal["local", "ray"] = "local"
 
 
 class GateRecord(Record, frozen=True, kw_only=True):
@@ -148,7 +151,9 @@ def run_verify(request: VerifyRequest, progress: Progress = silent) -> VerifyOut
         others = _candidates(request, work)
         runnable = tuple(other for other in others if other.status == "ok")
         contest = _contest(request, reference, others, runnable)
-        scores = run_part(contest, progress=progress)
+        scores = (
+            run_on_ray(contest, progress=progress) if request.engine == "ray" else run_part(contest, progress=progress)
+        )
         judged = _Judged(request, contest, scores)
         rows, first = judged.rows(others), judged.reference_row()
         gates = judged.gates()
