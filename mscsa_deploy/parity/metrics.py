@@ -136,7 +136,8 @@ class ConfusionMatrix:
         """
         if other.num_classes != self.num_classes:
             raise SpecError(f"confusion matrices of {self.num_classes} and {other.num_classes} classes do not add up")
-        self._total += other._total
+        # Counts that came from another process may be read-only.
+        self._total = self._total + other._total
         self._counts += other._counts
 
     def _check_range(self, classes: Array, what: str) -> None:

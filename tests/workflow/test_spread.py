@@ -79,6 +79,19 @@ def test_shares_add_up_to_the_whole(contest):
     assert mine.sqnr_db == pytest.approx(theirs.sqnr_db, rel=1e-12)
 
 
+def test_counts_that_cannot_be_written_add_up(contest):
+    # Ray hands out arrays that share its memory.
+    parts = [run_part(contest, share) for share in shares(COUNT, 2)]
+    for part in parts:
+        for score in part:
+            score.judge.matrix._total.flags.writeable = False
+    metrics = [
+        Evaluation(images=COUNT, scores=scores[0].judge.scores()).metric(None)
+        for scores in (added_up(parts), run_part(contest))
+    ]
+    assert metrics[0] == metrics[1]
+
+
 def test_a_missing_engine_says_how_to_get_it(contest, monkeypatch):
     import sys
 
