@@ -94,7 +94,7 @@ def application(service: Service, repository: Repository) -> ASGIApp:
 
     handlers = Handlers(service, repository)
     app = Starlette(routes=handlers.routes(), lifespan=lifespan, exception_handlers=_ERRORS)
-    return Gate(app, metrics=service.metrics, token=service.listen.token, send_seconds=service.limits.send_seconds)
+    return Gate(app, metrics=service.metrics, token=service.listen.token)
 
 
 class Handlers:

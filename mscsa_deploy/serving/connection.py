@@ -1,4 +1,4 @@
-"""HTTP connections that cannot be held open by saying nothing, or by headers without end."""
+"""HTTP connections that cannot be held open by saying nothing, by headers without end, or by not listening."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._in_head = True
+        self._send_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Give a new connection its time for a first request."""
@@ -34,8 +35,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timer."""
+        """Forget the timers."""
         self._stop_timer()
+        self._stop_send_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -63,6 +65,22 @@ class GuardedProtocol(HttpToolsProtocol):
         """The next bytes belong to another head."""
         super().on_message_complete()
         self._in_head, self._head_bytes = True, 0
+
+    def pause_writing(self) -> None:
+        """The client has more to take than it takes: from now on it has its time."""
+        super().pause_writing()
+        if self._send_timer is None:
+            self._send_timer = self.loop.call_later(self.limits.send_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client has taken nearly all of it."""
+        self._stop_send_timer()
+        super().resume_writing()
+
+    def _stop_send_timer(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
 
     def _start_timer(self) -> None:
         self._head_timer = self.loop.call_later(self.limits.header_seconds, self._give_up)

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import threading
+import urllib.request
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -204,9 +206,10 @@ def serve_on_ray(
         UserError: A setting has no counterpart in Ray's proxy.
         StageError: The replicas did not become healthy.
     """
+    listen = service.listen
     with deployed(service, replicas=replicas) as url:
         spread = str(replicas[0]) if replicas[0] == replicas[1] else f"{replicas[0]} to {replicas[1]}"
-        told = tuple((place.name or str(place.path), place.version, f"{spread} replicas") for place in service.places)
+        told = tuple((name, version, f"{spread} replicas") for name, version in _index(url, listen.token))
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
@@ -235,6 +238,15 @@ def deployed(service: Service, *, replicas: tuple[int, int]) -> Iterator[str]:
     finally:
         serve.shutdown()
         ray.shutdown()
+
+
+def _index(url: str, token: str) -> list[tuple[str, str]]:
+    """Names and versions of the models, as the replicas tell them."""
+    request = urllib.request.Request(f"{url}/v2/repository/index")  # noqa: S310 - the address just bound
+    if token:
+        request.add_header("authorization", f"Bearer {token}")
+    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - as above
+        return [(item["name"], item["version"]) for item in json.load(answer)]
 
 
 def _bound(service: Service, replicas: tuple[int, int]) -> Any:

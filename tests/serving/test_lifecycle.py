@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import http.client
 import json
 import os
@@ -222,6 +223,27 @@ def test_slow_body_is_cut_off(bundles, serve, tiny):
         assert answer.status == 408
         assert "did not arrive within" in json.loads(answer.read())["error"]
         assert client.picture(tiny.picture(tiny.scene())).status == 200
+
+
+def test_client_that_does_not_take_its_answer_is_cut_off(bundles, serve, tiny, caplog):
+    side = 3000
+    item = {"name": "pixels", "datatype": "UINT8", "shape": [side, side, 3]}
+    item["parameters"] = {"binary_data_size": 3 * side * side}
+    output = {"name": "class_map", "parameters": {"binary_data": True}}
+    head = json.dumps({"inputs": [item], "outputs": [output]}).encode()
+    lines = f"content-length: {len(head) + 3 * side * side}\r\ninference-header-content-length: {len(head)}\r\n\r\n"
+    with serve(bundles["seg"], limits=Limits(send_seconds=0.3)) as client, open_connection(client) as connection:
+        connection.sendall(b"POST /v2/models/colors/infer HTTP/1.1\r\nhost: x\r\n" + lines.encode() + head)
+        connection.sendall(bytes(3 * side * side))
+        # the answer is 9 MB; what is not in the kernel's buffers by then is not sent any more
+        time.sleep(2.0)
+        received = 0
+        with contextlib.suppress(ConnectionError):
+            while chunk := connection.recv(1 << 20):
+                received += len(chunk)
+        assert received < side * side
+        assert client.picture(tiny.picture(tiny.scene())).status == 200
+    assert "Traceback" not in caplog.text
 
 
 @pytest.mark.parametrize(
