@@ -172,7 +172,7 @@ class Run:
         first = self.step * stage.batch
         scenes = TrainingScenes(stage.size, stage.batch, seed, first=first, assets=self.assets)
         batches = iter(DataLoader(scenes, batch_size=None, num_workers=1, prefetch_factor=4, worker_init_fn=step_aside))
-        start, running = time.monotonic() - self.seconds, 0.0
+        start, running, since = time.monotonic() - self.seconds, 0.0, self.step
         while self.step < stage.steps:
             images, masks = next(batches)
             rate = learning_rate(self.recipe, self.stages, self.stage, self.step)
@@ -192,11 +192,11 @@ class Run:
             if self.step % CHECKPOINT_STEPS == 0 or self.step == stage.steps:
                 self.seconds = time.monotonic() - start
                 print(
-                    f"size {stage.size} step {self.step}/{stage.steps} loss {running / CHECKPOINT_STEPS:.3f} "
+                    f"size {stage.size} step {self.step}/{stage.steps} loss {running / (self.step - since):.3f} "
                     f"rate {rate:.2e} {self.seconds / 60:.1f} min",
                     flush=True,
                 )
-                running = 0.0
+                running, since = 0.0, self.step
                 self.save()
 
 

@@ -1,0 +1,141 @@
+"""The C++ programs, built and run: the golden pair, the same class maps as Python, bad input."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+CPP = EXAMPLES / "cpp"
+PICTURE = EXAMPLES / "images" / "river.jpg"
+
+
+def package_folder(name):
+    return Path(importlib.util.find_spec(name).origin).parent
+
+
+def ran(*command, **options):
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, **options)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def needs(missing):
+    packages = {"cmake": "cmake", "g++": "g++", "npm": "npm"}
+    for program, package in packages.items():
+        if shutil.which(program) is None:
+            missing("cpp", f"{program} is not installed (apt-get install {package})")
+    for header, package in (("stb/stb_image.h", "libstb-dev"), ("nlohmann/json.hpp", "nlohmann-json3-dev")):
+        if not Path("/usr/include", header).exists():
+            missing("cpp", f"{header} is not installed (apt-get install {package})")
+    for package in ("openvino", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            missing("cpp", f"{package} is not installed (pip install {package})")
+
+
+@pytest.fixture(scope="module")
+def built(needs, tmp_path_factory):
+    """The folder with both programs."""
+    folder = tmp_path_factory.mktemp("cpp-build")
+    ran(CPP / "setup")
+    ran("cmake", "-S", CPP, "-B", folder, f"-DOpenVINO_DIR={package_folder('openvino') / 'cmake'}")
+    ran("cmake", "--build", folder)
+    return folder
+
+
+@pytest.fixture
+def program(built):
+    """Runs one of the programs."""
+
+    def run(runtime, *arguments):
+        [library] = (package_folder("onnxruntime") / "capi").glob("libonnxruntime.so.*")
+        where = ("--library", library) if runtime == "onnxruntime" else ()
+        command = [built / f"segment-{runtime}", *arguments, *where]
+        plain = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=plain)
+
+    return run
+
+
+def artifacts(bundle):
+    return json.loads((bundle / "manifest.json").read_text())["artifacts"]
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_golden_pair_passes_for_every_artifact(program, bundle, runtime):
+    paths = [entry["path"] for entry in artifacts(bundle) if runtime in entry["runtimes"]]
+    for path in paths:
+        done = program(runtime, bundle, "--check", "--artifact", path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "input differs by 0 of 255" in done.stdout
+    assert paths
+
+
+def test_answers_are_those_of_python_to_the_last_pixel(program, bundle, tmp_path):
+    """The same library, the same file, float32 postprocessing with the same roundings."""
+    from mscsa_deploy.runner import load
+
+    picture = tmp_path / "picture.png"
+    with Image.open(PICTURE) as image:
+        image.convert("RGB").resize((733, 491)).save(picture)
+    done = program(
+        *("onnxruntime", bundle, picture, "--artifact", "model.onnx"),
+        *("--classes", tmp_path / "map.npy", "--overlay", tmp_path / "overlay.png"),
+    )
+    assert done.returncode == 0, done.stderr
+    with load(bundle, runtime="onnxruntime", precision="fp32", threads=1) as runner:
+        expected = runner.predict(picture).class_map
+    assert len(np.unique(expected)) > 1
+    np.testing.assert_array_equal(np.load(tmp_path / "map.npy"), expected)
+    with Image.open(tmp_path / "overlay.png") as overlay:
+        assert overlay.size == (733, 491)
+
+
+def test_rotated_photo_is_seen_upright(program, bundle, tmp_path):
+    from mscsa_deploy.imaging.decode import decode
+
+    with Image.open(PICTURE) as image:
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image.resize((300, 200)).save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    done = program("onnxruntime", bundle, tmp_path / "turned.jpg", "--classes", tmp_path / "map.npy")
+    assert done.returncode == 0, done.stderr
+    assert np.load(tmp_path / "map.npy").shape == decode(tmp_path / "turned.jpg").shape[:2] == (300, 200)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"schema_version": 2}, "schema version 2, this program reads up to 1", id="newer"),
+        pytest.param({"artifacts": []}, "the bundle holds nothing for onnxruntime", id="nothing-to-run"),
+        pytest.param({"files": []}, "does not list", id="unlisted"),
+    ],
+)
+def test_bad_manifest_is_explained(program, bundle, tmp_path, change, message):
+    manifest = json.loads((bundle / "manifest.json").read_text()) | change
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    done = program("onnxruntime", tmp_path, PICTURE)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_changed_model_and_bad_picture_are_refused(program, bundle, tmp_path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    shutil.copy(bundle / "manifest.json", copy)
+    (copy / "model.onnx").write_bytes((bundle / "model.onnx").read_bytes()[:-1] + b"\0")
+    done = program("onnxruntime", copy, PICTURE, "--artifact", "model.onnx")
+    assert (done.returncode, "sha256 differs" in done.stderr) == (2, True)
+    done = program("onnxruntime", bundle, bundle / "README.md")
+    assert (done.returncode, "is not a readable picture" in done.stderr) == (2, True)
+    done = program("onnxruntime", tmp_path, PICTURE)
+    assert (done.returncode, "it has no manifest.json" in done.stderr) == (2, True)
