@@ -89,6 +89,14 @@ def test_a_row_that_is_gone_fails_the_gate(cli, report):
     assert "gone" in outcome.json["error"]["message"]
 
 
+def test_a_row_that_no_longer_runs_fails_the_gate(cli, report):
+    failed = msgspec.structs.replace(row(10.0), status="failed", reason="out of memory", latency_ms=None)
+    outcome = cli("compare", report("old.json", row(10.0)), report("new.json", failed), "--json")
+    assert outcome.code == 5
+    assert "out of memory" in outcome.json["error"]["message"]
+    assert outcome.json["broken"]
+
+
 def test_many_regressions_are_named_by_the_first(cli, report):
     rows = [msgspec.structs.replace(row(10.0), threads=count) for count in range(1, 6)]
     slow = [msgspec.structs.replace(row(20.0), threads=count) for count in range(1, 6)]
