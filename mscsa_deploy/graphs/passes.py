@@ -46,6 +46,7 @@ OPTIMIZATIONS: tuple[type[ir.passes.InPlacePass], ...] = (
     MergeProjections,
     FoldDepthwiseScale,
     RemoveUnusedNodesPass,
+    ShapeInferencePass,
 )
 
 PER_RUNTIME: Mapping[str, tuple[type[ir.passes.InPlacePass], ...]] = {
@@ -57,8 +58,9 @@ PER_RUNTIME: Mapping[str, tuple[type[ir.passes.InPlacePass], ...]] = {
         SinkTokenReshape,
         CommonSubexpressionEliminationPass,
         RemoveUnusedNodesPass,
+        ShapeInferencePass,
     ),
-    "openvino": (FuseGelu, MlpToConvs, GemmToMatMul, RemoveUnusedNodesPass),
+    "openvino": (FuseGelu, MlpToConvs, GemmToMatMul, RemoveUnusedNodesPass, ShapeInferencePass),
     "tensorrt": (),
     "pytorch": (),
     "fake": (),
