@@ -43,7 +43,7 @@ def deployed(place):
         return bundle
     try:
         command = [Path(sys.executable).with_name("mscsa-deploy"), *DEPLOY, "--output-dir", str(bundle)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
     finally:
         (place / "made").touch()
     assert done.returncode == 0, done.stderr

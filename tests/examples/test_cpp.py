@@ -16,6 +16,8 @@ from PIL import Image
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CPP = EXAMPLES / "cpp"
 PICTURE = EXAMPLES / "images" / "river.jpg"
+# Compiling takes half a minute of processor time, which a busy machine stretches.
+pytestmark = pytest.mark.timeout(900)
 
 
 def package_folder(name):
@@ -23,7 +25,7 @@ def package_folder(name):
 
 
 def ran(*command, **options):
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, **options)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False, **options)
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
 
@@ -72,7 +74,9 @@ def artifacts(bundle):
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_golden_pair_passes_for_every_artifact(program, bundle, runtime):
-    paths = [entry["path"] for entry in artifacts(bundle) if runtime in entry["runtimes"]]
+    loadable = [entry for entry in artifacts(bundle) if entry["kind"] == "onnx"]
+    # An FP32 file runs everywhere; INT8 was made for the runtimes it names.
+    paths = [entry["path"] for entry in loadable if entry["precision"] == "fp32" or runtime in entry["runtimes"]]
     for path in paths:
         done = program(runtime, bundle, "--check", "--artifact", path)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -20,6 +20,8 @@ WEB = EXAMPLES / "web"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SHOWN = "document.getElementById('stage').dataset.state === 'picture'"
 COMPLAINED = "!document.getElementById('problem').hidden"
+# The first test that needs a bundle makes one.
+pytestmark = pytest.mark.timeout(900)
 # Runs in the page: the answer to a picture at its own size, by the page's own modules.
 PREDICT = """async ([bundleAddress, path, picture]) => {
   const { openBundle, readFile, usableArtifacts } = await import('/bundle.js');

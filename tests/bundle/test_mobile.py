@@ -1,0 +1,89 @@
+"""Mobile formats: the .ort file answers as its ONNX file does; the checker's text becomes records."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mscsa_deploy.bundle.mobile import check_mobile, convert_to_ort, parse_usability
+from mscsa_deploy.errors import StageError, UnsupportedError
+
+TEXT = """INFO:  Checking model.onnx for usability with ORT Mobile.
+INFO:  Checking NNAPI
+INFO:  11 partitions with a total of 240/259 nodes can be handled by the NNAPI EP.
+INFO:  \tPartition sizes: [80, 4, 156]
+INFO:  Unsupported nodes due to operator=11
+INFO:  \tUnsupported ops: ai.onnx:HardSigmoid, ai.onnx:Erf
+INFO:  Unsupported nodes due to input having a dynamic shape=8
+INFO:  NNAPI is not recommended with this model as there are 11 partitions covering 92.7% of the nodes.
+INFO:  Model should perform well with NNAPI as is: NO
+INFO:  ================
+INFO:
+INFO:  Checking CoreML MLProgram
+INFO:  1 partitions with a total of 259/259 nodes can be handled by the CoreML MLProgram EP.
+INFO:  \tPartition sizes: [259]
+INFO:  Model should perform well with CoreML MLProgram as is: YES
+INFO:  ================
+"""
+
+
+@pytest.fixture
+def gate(tmp_path):
+    """x -> Relu -> HardSigmoid, which NNAPI lacks."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("x", "y")]
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"], name="first"),
+        helper.make_node("HardSigmoid", ["r"], ["y"], name="gate"),
+    ]
+    graph = helper.make_graph(nodes, "gate", info[:1], info[1:])
+    path = tmp_path / "gate.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+def test_text_of_the_checker_becomes_records():
+    nnapi, coreml = parse_usability(TEXT)
+    assert (nnapi.provider, nnapi.suited, nnapi.supported, nnapi.nodes) == ("NNAPI", "no", 240, 259)
+    assert nnapi.partitions == (80, 4, 156)
+    assert nnapi.unsupported == ("ai.onnx:HardSigmoid", "ai.onnx:Erf")
+    assert nnapi.dynamic_nodes == 8
+    assert nnapi.advice.startswith("NNAPI is not recommended")
+    assert (coreml.provider, coreml.suited, coreml.unsupported) == ("CoreML MLProgram", "yes", ())
+
+
+@pytest.mark.parametrize("text", ["", TEXT.replace("as is: NO", "")], ids=["nothing", "no-verdict"])
+def test_text_that_is_not_understood_is_an_error(text):
+    with pytest.raises(StageError, match="checker's text"):
+        parse_usability(text)
+
+
+def test_checker_names_the_first_blocking_node(gate):
+    verdicts = {verdict.provider: verdict for verdict in check_mobile(gate)}
+    assert set(verdicts) == {"NNAPI", "CoreML NeuralNetwork", "CoreML MLProgram"}
+    assert verdicts["NNAPI"].blocker == "gate (HardSigmoid)"
+    assert verdicts["NNAPI"].nodes == 2
+
+
+@pytest.mark.parametrize("style", ["Fixed", "Runtime"])
+def test_ort_file_answers_as_its_onnx_file(gate, tmp_path, style):
+    feed = {"x": np.array([[-1, 0, 2, 9]], np.float32)}
+    made = convert_to_ort(gate, tmp_path / "mobile", feed, style=style)
+    assert made.max_abs == 0
+    assert made.path.read_bytes()[4:8] == b"ORTM"
+    assert "HardSigmoid" in made.config.read_text()
+    assert sorted(path.name for path in made.path.parent.iterdir()) == [made.path.name, made.config.name]
+
+
+def test_broken_model_is_a_stage_error(tmp_path):
+    (tmp_path / "broken.onnx").write_bytes(b"no model")
+    with pytest.raises(StageError, match="check_onnx_model_mobile_usability"):
+        check_mobile(tmp_path / "broken.onnx")
+
+
+def test_missing_package_is_named(gate, monkeypatch):
+    monkeypatch.setattr("mscsa_deploy.bundle.mobile.find_spec", lambda _: None)
+    with pytest.raises(UnsupportedError, match="need the package onnxruntime"):
+        check_mobile(gate)
