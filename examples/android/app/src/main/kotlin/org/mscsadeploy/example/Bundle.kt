@@ -1,0 +1,78 @@
+package org.mscsadeploy.example
+
+import org.json.JSONArray
+import org.json.JSONObject
+import java.io.File
+import java.security.MessageDigest
+
+/** Something to tell the person in front of the app. */
+class BundleException(message: String) : Exception(message)
+
+/** How a picture becomes the network's input. */
+class Preprocess(json: JSONObject) {
+    val height = json.getInt("height")
+    val width = json.getInt("width")
+    val mean = json.getJSONArray("mean").doubles()
+    val std = json.getJSONArray("std").doubles()
+
+    init {
+        if (json.getString("resize") != "stretch" || json.getString("interpolation") != "bilinear") {
+            throw BundleException("This app resizes by stretching and bilinearly only; the bundle asks for something else.")
+        }
+    }
+}
+
+/** One model file of the bundle. */
+class Artifact(json: JSONObject) {
+    val path: String = json.getString("path")
+    val precision: String = json.getString("precision")
+    val portable = json.getJSONArray("requires").length() == 0
+    val runnable = json.getString("kind") == "onnx" && json.getJSONArray("runtimes").strings().contains("onnxruntime")
+    val input: String = json.getJSONArray("inputs").getJSONObject(0).getString("name")
+    private val post = json.getJSONObject("postprocess")
+    val output: String = post.getString("tensor")
+    val upsample = post.getString("upsample") == "bilinear"
+}
+
+/** A bundle directory in the app's files; nothing in it is used before its SHA-256 was checked. */
+class Bundle(private val root: File) {
+    private val manifest = JSONObject(File(root, "manifest.json").readText())
+    private val hashes = manifest.getJSONArray("files").objects().associate { it.getString("path") to it.getString("sha256") }
+    val labels: List<String> = manifest.getJSONArray("labels").strings()
+    val palette: List<IntArray> = manifest.getJSONArray("palette").let { all ->
+        List(all.length()) { index -> all.getJSONArray(index).doubles().map(Double::toInt).toIntArray() }
+    }
+    val preprocess = Preprocess(manifest.getJSONObject("preprocess"))
+
+    init {
+        val version = manifest.getInt("schema_version")
+        if (version > VERSION) throw BundleException("The bundle has schema version $version; this app reads up to $VERSION.")
+        if (manifest.getString("task") != "seg") throw BundleException("This app segments; the bundle classifies.")
+    }
+
+    /** The file to run on a phone: made for any processor, the smallest precision first. */
+    fun choose(): Artifact {
+        val order = listOf("int8", "fp16", "fp32")
+        val all = manifest.getJSONArray("artifacts").objects().map(::Artifact)
+        return all.filter { it.runnable && it.portable }.minByOrNull { order.indexOf(it.precision) }
+            ?: throw BundleException("Nothing in the bundle runs on a phone. It holds: " + all.joinToString { it.path })
+    }
+
+    /** The content of a file. */
+    fun read(path: String): ByteArray {
+        val content = File(root, path).readBytes()
+        val digest = MessageDigest.getInstance("SHA-256").digest(content).joinToString("") { "%02x".format(it) }
+        if (digest != hashes[path]) throw BundleException("'$path' is not the file its manifest describes (sha256 differs).")
+        return content
+    }
+
+    private companion object {
+        const val VERSION = 1
+    }
+}
+
+private fun JSONArray.strings() = List(length(), ::getString)
+
+private fun JSONArray.objects() = List(length(), ::getJSONObject)
+
+private fun JSONArray.doubles() = DoubleArray(length(), ::getDouble)

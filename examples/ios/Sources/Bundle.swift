@@ -1,0 +1,77 @@
+import CryptoKit
+import Foundation
+
+/// Something to tell the person in front of the app.
+struct BundleError: LocalizedError {
+    let errorDescription: String?
+
+    init(_ message: String) { errorDescription = message }
+}
+
+/// What the app reads of a manifest; keys as in `docs/bundle-manifest.schema.json`.
+struct Manifest: Decodable {
+    struct Preprocess: Decodable {
+        let height: Int, width: Int
+        let resize: String, interpolation: String
+        let mean: [Double], std: [Double]
+    }
+
+    struct Tensor: Decodable { let name: String }
+
+    struct Postprocess: Decodable { let tensor: String, upsample: String, decide: String }
+
+    struct Artifact: Decodable {
+        let path: String, kind: String, precision: String
+        let runtimes: [String], requires: [String]
+        let inputs: [Tensor]
+        let postprocess: Postprocess
+    }
+
+    struct File: Decodable { let path: String, sha256: String }
+
+    let schema_version: Int
+    let task: String
+    let labels: [String]
+    let palette: [[UInt8]]
+    let preprocess: Preprocess
+    let artifacts: [Artifact]
+    let files: [File]
+}
+
+/// A bundle directory; nothing in it is used before its SHA-256 was checked.
+struct ModelBundle {
+    static let version = 1
+    let root: URL
+    let manifest: Manifest
+
+    init(root: URL) throws {
+        self.root = root
+        manifest = try JSONDecoder().decode(Manifest.self, from: Data(contentsOf: root.appendingPathComponent("manifest.json")))
+        guard manifest.schema_version <= Self.version else {
+            throw BundleError("The bundle has schema version \(manifest.schema_version); this app reads up to \(Self.version).")
+        }
+        guard manifest.task == "seg", manifest.preprocess.resize == "stretch", manifest.preprocess.interpolation == "bilinear" else {
+            throw BundleError("This app segments stretched, bilinearly resized pictures; the bundle asks for something else.")
+        }
+    }
+
+    /// The file to run on a phone: made for any processor, the smallest precision first.
+    func choose() throws -> Manifest.Artifact {
+        let order = ["int8", "fp16", "fp32"]
+        let fitting = manifest.artifacts.filter { $0.kind == "onnx" && $0.requires.isEmpty && $0.runtimes.contains("onnxruntime") }
+        guard let best = fitting.min(by: { order.firstIndex(of: $0.precision)! < order.firstIndex(of: $1.precision)! }) else {
+            throw BundleError("Nothing in the bundle runs on a phone. It holds: " + manifest.artifacts.map(\.path).joined(separator: ", "))
+        }
+        return best
+    }
+
+    /// Where a file lies, after its hash was checked.
+    func file(_ path: String) throws -> URL {
+        let place = root.appendingPathComponent(path)
+        let digest = SHA256.hash(data: try Data(contentsOf: place)).map { String(format: "%02x", $0) }.joined()
+        guard manifest.files.contains(where: { $0.path == path && $0.sha256 == digest }) else {
+            throw BundleError("'\(path)' is not the file its manifest describes (sha256 differs).")
+        }
+        return place
+    }
+}
