@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mscsa_deploy.core.environment import package_version
+from mscsa_deploy.core.telemetry import without_telemetry
 from mscsa_deploy.core.tensors import Array, Feed, TensorSpec, check_feed
 from mscsa_deploy.errors import DeployError, StageError, UnsupportedError, UserError
 from mscsa_deploy.runtimes.profiling import PRECISION_OF, executed_precisions
@@ -58,11 +59,19 @@ ERRORS: MappingProxyType[str, type[DeployError]] = MappingProxyType(
 """Our error for each exception class of the vendor, by name; a test walks the vendor's module."""
 
 
+def _vendor() -> Any:
+    """The vendor's module, imported so that it reports no usage."""
+    with without_telemetry():
+        import openvino
+    return openvino
+
+
 def seam(subject: str, doing: str, *, otherwise: type[DeployError] = StageError) -> VendorErrors:
     """Map OpenVINO's errors raised inside the block to ours.
 
     Most failures are plain `RuntimeError`, so what they mean depends on what was being done: `otherwise`.
     """
+    _vendor()
     import openvino._pyopenvino as vendor
 
     table: dict[type[BaseException], type[DeployError]] = dict.fromkeys(
@@ -86,9 +95,7 @@ class OpenVino(CheckedRuntime):
         if importlib.util.find_spec("openvino") is None:
             return Capabilities(False, "openvino is not installed", self.how_to_install, "", (), ())
         try:
-            import openvino as vendor
-
-            core = vendor.Core()
+            core = _vendor().Core()
             devices = tuple(device.lower() for device in core.available_devices)
             can = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         except (ImportError, RuntimeError) as error:
@@ -198,8 +205,7 @@ def _timed(kernels: dict[str, OpRow], name: str, ms: float) -> OpRow:
 
 
 def _compile(path: Path, settings: SessionSettings, *, count_time: bool) -> Any:
-    import openvino as vendor
-
+    vendor = _vendor()
     asked = settings.options.get("float_precision", "fp32") if settings.precision == "int8" else settings.precision
     properties = {
         "PERFORMANCE_HINT": "LATENCY",
