@@ -44,12 +44,20 @@ class Connections:
     async def ask(self, since: float | None = None) -> Seen:
         """Send the request on a free connection and read the whole answer."""
         begin = time.perf_counter() if since is None else since
-        if self._free:
+        reused = bool(self._free)
+        if reused:
             reader, writer = self._free.pop()
         else:
             reader, writer = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 22)
         writer.write(self._request)
-        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        except asyncio.IncompleteReadError as error:
+            if not reused or error.partial:
+                raise
+            # The server closed the idle connection as the request was on its way: any client asks again.
+            writer.close()
+            return await self.ask(begin)
         fields = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
         await reader.readexactly(int(fields["content-length"]))
         seconds = time.perf_counter() - begin

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 _SMOOTHING = 0.1
+_CAUTION = 1.5
+"""A request that could only be answered in time if nothing took longer than usual is refused at once."""
 
 
 class Observer(Protocol):
@@ -108,7 +110,7 @@ class Pool:
             return
         expected = (len(self._queue) + len(self._busy_since)) * self._seconds / len(self._models)
         full = len(self._queue) >= self._limit
-        if full or time.monotonic() + expected + self._seconds > deadline:
+        if full or time.monotonic() + _CAUTION * (expected + self._seconds) > deadline:
             why = f"{len(self._queue)} requests are waiting" if full else "the deadline would pass in the queue"
             pause = max(1, math.ceil(expected))
             raise Refusal(503, f"the server is busy: {why}; try again later", retry_after=pause, reason="overload")
