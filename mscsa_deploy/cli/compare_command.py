@@ -52,22 +52,20 @@ def command(terminal: Terminal, old: Path, new: Path, *, max_regress: tuple[str,
 
 def _table(found: Comparison) -> Table:
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table("row", "quantity")
-    for column in ("old", "new", "change", "allowed"):
-        table.add_column(column, justify="right")
-    table.add_column("verdict")
+    from mscsa_deploy.cli.tables import results
+
+    table = results(fold=("row",), text=("verdict", "quantity"), numbers=("old", "new", "change", "allowed"))
     for change in found.changes:
         unit = " %" if change.unit == "%" else " points"
         table.add_row(
             escape(change.row),
+            change.verdict,
             change.quantity,
             _value(change.quantity, change.old),
             _value(change.quantity, change.new),
             _direction(change.loss, unit),
             "" if change.limit is None else f"{change.limit:g}{unit}",
-            change.verdict,
             style=_STYLES.get(change.verdict),
         )
     return table

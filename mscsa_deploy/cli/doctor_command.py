@@ -27,12 +27,8 @@ def command(terminal: Terminal) -> None:
 
 
 def _device_table(device: DeviceFacts) -> Table:
-    from rich.markup import escape
-    from rich.table import Table
+    from mscsa_deploy.cli.tables import facts
 
-    table = Table(title="Device", title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column()
     physical = f", {device.cores_physical} physical" if device.cores_physical else ""
     allowed = f", {device.cores_allowed} allowed" if device.cores_allowed != device.cores_logical else ""
     limits = [
@@ -54,16 +50,16 @@ def _device_table(device: DeviceFacts) -> Table:
         or "none found (no NVIDIA driver)",
         "system": f"{device.system}, kernel {device.kernel}, Python {device.python}",
     }
-    for name, value in rows.items():
-        table.add_row(name, escape(value))
-    return table
+    return facts("Device", rows)
 
 
 def _runtime_table(runtimes: dict[str, RuntimeFacts]) -> Table:
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table("runtime", "", "version", "devices", "precisions", title="\nRuntimes", title_justify="left")
+    from mscsa_deploy.cli.tables import results
+
+    text = ("runtime", "", "version", "devices", "precisions")
+    table = results("Runtimes", fold=(), text=text)
     table.add_column("what keeps it, and what to do", overflow="fold")
     for name, facts in runtimes.items():
         mark = "[green]✓[/]" if facts.available else "[red]✗[/]"

@@ -35,20 +35,9 @@ def command(terminal: Terminal, path: Path) -> None:
     terminal.show(*(_onnx(found) if isinstance(found, OnnxFacts) else _bundle(found)))
 
 
-def _facts(rows: dict[str, str], title: str) -> RenderableType:
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=escape(title), title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        if value:
-            table.add_row(name, escape(value))
-    return table
-
-
 def _onnx(found: OnnxFacts) -> list[RenderableType]:
+    from mscsa_deploy.cli.tables import facts
+
     says = found.says
     rows = {
         "task": str(says.get("task", "not said")),
@@ -67,7 +56,7 @@ def _onnx(found: OnnxFacts) -> list[RenderableType]:
         "tools": ", ".join(f"{name} {version}" for name, version in says.get("tools", {}).items()),
         "sha256": found.sha256,
     }
-    return [_facts(rows, f"{found.name} (ONNX file)")]
+    return [facts(f"{found.name} (ONNX file)", rows)]
 
 
 def _weights(says: dict[str, Any]) -> str:
@@ -99,6 +88,8 @@ def _labels(labels: Any) -> str:
 
 
 def _bundle(found: BundleFacts) -> list[RenderableType]:
+    from mscsa_deploy.cli.tables import facts
+
     manifest = found.manifest
     model, tensor, choice = manifest["model"], manifest["input"], manifest["recommended"]
     shape = "x".join("N" if size < 0 else str(size) for size in tensor["shape"])
@@ -114,26 +105,24 @@ def _bundle(found: BundleFacts) -> list[RenderableType]:
         "files": f"{manifest['files']}, {found.size_bytes / 1e6:.1f} MB, every hash as the manifest says",
         "license": manifest["license"] or "not stated",
     }
-    return [_facts(rows, f"{found.name} (bundle, version {manifest['schema_version']})"), _artifacts(found.artifacts)]
+    title = f"{found.name} (bundle, version {manifest['schema_version']})"
+    return [facts(title, rows), _artifacts(found.artifacts)]
 
 
 def _artifacts(artifacts: list[dict[str, Any]]) -> RenderableType:
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table("file", "stores", "runtime", "computes", title="\nArtefacts", title_justify="left")
-    for column in ("size", "p50", "accuracy"):
-        table.add_column(column, justify="right")
+    from mscsa_deploy.cli.tables import results
+
+    table = results("Artefacts", fold=("file",), text=("runtime", "computes"), numbers=("size", "p50", "accuracy"))
     for entry in artifacts:
         size = f"{entry['size_bytes'] / 1e6:.2f} MB"
         core = [each for each in entry["measurements"] if each["boundary"] == "core"]
         if not core:
-            table.add_row(escape(entry["path"]), entry["precision"], ", ".join(entry["runtimes"]), "", size, "", "")
+            table.add_row(escape(entry["path"]), ", ".join(entry["runtimes"]), entry["precision"], size, "", "")
         for each in core:
             latency = f"{each['latency_ms']['p50']:.2f} ms" if each["latency_ms"] else each["status"]
             metric = each["metric"]
             accuracy = f"{metric['name']} {metric['value']:.2f} %" if metric else ""
-            table.add_row(
-                escape(entry["path"]), entry["precision"], each["runtime"], each["precision"], size, latency, accuracy
-            )
+            table.add_row(escape(entry["path"]), each["runtime"], each["precision"], size, latency, accuracy)
     return table

@@ -102,19 +102,13 @@ def _document(outcome: VerifyOutcome) -> dict[str, object]:
 
 
 def _table(outcome: VerifyOutcome) -> Table:
-    from rich.table import Table
+    from mscsa_deploy.cli.tables import results
 
     labels = f", {outcome.labeled} with labels" if outcome.labeled else ", without labels"
-    title = f"{outcome.images} images of {outcome.image_set}{labels}"
-    table = Table(title=title, title_justify="left")
-    for column in ("", "file", "runtime", "computes"):
-        table.add_column(column, overflow="fold")
     metric = outcome.reference.metric
-    columns = ["max error / range", "cosine", "SQNR", "same class"]
-    if metric is not None:
-        columns += [metric.name, "drop"]
-    for column in columns:
-        table.add_column(column, justify="right")
+    numbers = ["error/range", "SQNR", "same class", *([metric.name, "drop"] if metric is not None else [])]
+    title = f"{outcome.images} image{'s' * (outcome.images != 1)} of {outcome.image_set}{labels}"
+    table = results(title, fold=("", "file"), text=("runtime", "computes"), numbers=numbers)
     table.add_row("", *_cells(outcome.reference, reference=True, metric=metric is not None), style="bold")
     lost = {gate.subject for gate in outcome.gates if not gate.passed}
     for row in outcome.rows:
@@ -131,13 +125,12 @@ def _cells(row: Row, *, reference: bool, metric: bool) -> list[str]:
     cells = [escape(row.artifact), row.runtime, computes]
     numbers = row.parity
     if reference:
-        cells += ["reference", "", "", ""]
+        cells += ["reference", "", ""]
     elif numbers is None:
-        cells += [row.status, "", "", ""]
+        cells += [row.status, "", ""]
     else:
         cells += [
             _number(numbers.max_abs_over_range, ".1e"),
-            _number(numbers.cosine, ".6f"),
             _number(numbers.sqnr_db, ".1f", " dB"),
             _number(numbers.argmax_agreement, ".3f", " %"),
         ]
