@@ -63,8 +63,6 @@ def raise_opset(model: ir.Model, target: int = DEFAULT_OPSET, *, subject: str) -
         hint = f"export it again with opset {target}"
         raise StageError("convert opset", subject, f"from {found} to {target}: {error}", hint=hint) from error
     raised = ir.from_proto(after)
-    # The converter keeps no metadata.
-    raised.metadata_props.update(model.metadata_props)
     if signature(raised) != signature(model):
         raise StageError("convert opset", subject, "the converter changed the inputs or outputs")
     return raised
