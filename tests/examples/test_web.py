@@ -171,14 +171,18 @@ def test_page_answers_as_python_does(page, serve, bundle, manifest, precision, n
     address = serve(bundle)
     module_page(page, address)
     answer = page.evaluate(PREDICT, [f"{address}bundle/", entry["path"], as_text(png(image))])
-    with load(bundle, runtime="onnxruntime", precision=precision, threads=1) as runner:
-        expected = runner.predict(image).class_map
-        tensor = preprocess(image, runner.manifest.preprocess)
+    maps = {}
+    for kind in {precision, "fp32"}:
+        with load(bundle, runtime="onnxruntime", precision=kind, threads=1) as runner:
+            maps[kind] = runner.predict(image).class_map
+            tensor = preprocess(image, runner.manifest.preprocess)
+    expected = maps[precision]
     ours = np.frombuffer(base64.b64decode(answer["tensor"]), np.float32)
     np.testing.assert_array_equal(ours, tensor.ravel())
     classes = np.frombuffer(base64.b64decode(answer["classes"]), np.uint8).reshape(expected.shape)
-    # The same float32 sums in another order may turn a tie; integers add up to the same.
-    assert (classes == expected).mean() >= 0.999
+    # FP32: the same sums in another order may turn a tie. INT8: where a float on the way lies at a rounding border,
+    # that order decides over a whole step of 1/255; it must stay well below what those steps cost anyway.
+    assert (classes != expected).mean() <= max(0.001, 0.5 * (expected != maps["fp32"]).mean())
     assert len(np.unique(expected)) > 1
 
 
