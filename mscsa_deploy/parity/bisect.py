@@ -145,15 +145,18 @@ class _Probe:
     def _compare(self, names: Sequence[str]) -> None:
         self.steps += 1
         self.progress(self.steps, max(self.expected_steps, self.steps), f"bisect: {names[0]}")
-        answers = []
+        answers: list[Sequence[Mapping[str, Array]]] = []
+        asked: list[dict[str, str]] = []
         for label, side in (("reference", self.reference), ("candidate", self.candidate)):
             path = self.work / f"bisect_{label}.onnx"
-            write_with_outputs(side.path, names, path)
+            used = _as_used(side.path)
+            asked.append({name: used.get(name, name) for name in names})
+            write_with_outputs(side.path, dict.fromkeys(asked[-1].values()), path)
             answers.append(side.run(path, self.feeds))
         for name in names:
             comparator = Comparator()
             for one, other in zip(*answers, strict=True):
-                comparator.add(one[name], other[name])
+                comparator.add(one[asked[0][name]], other[asked[1][name]])
             self.seen[name] = comparator.result()
             logger.debug("bisect: %s max_abs %s", name, self.seen[name].max_abs)
 
@@ -216,6 +219,29 @@ def write_with_outputs(path: Path, names: Iterable[str], out: Path) -> None:
     for name in names:
         model.graph.output.append(known.get(name) or onnx.ValueInfoProto(name=name))
     onnx.save(model, out)
+
+
+def _as_used(path: Path) -> dict[str, str]:
+    """Tensors that are only read through a quantizer, with the tensor that holds what is read.
+
+    A quantizer may stand for more than rounding: where its range begins at zero it replaces a Relu, and the
+    tensor before it then holds values that nothing sees.
+    """
+    graph = _load(path).graph
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in _inputs(node):
+            readers.setdefault(name, []).append(node)
+    outputs = {value.name for value in graph.output}
+    used = {}
+    for name, nodes in readers.items():
+        quantizers = [node for node in nodes if node.op_type == "QuantizeLinear" and node.input[0] == name]
+        if name in outputs or len(quantizers) != len(nodes):
+            continue
+        restorers = [node for node in readers.get(quantizers[0].output[0], ()) if node.op_type == "DequantizeLinear"]
+        if restorers:
+            used[name] = restorers[0].output[0]
+    return used
 
 
 def _load(path: Path) -> Any:

@@ -81,7 +81,7 @@ def test_a_planted_fault_fails_and_bisect_names_its_node(cli, make, images, refe
         assert found["agreeing"] == ["bent"]
 
 
-def test_bisect_names_the_node_that_reads_a_clipped_int8_value(cli, make, bare, tmp_path):
+def test_bisect_names_the_node_whose_value_int8_clips(cli, make, bare, tmp_path):
     reference = make.network(tmp_path / "reference.onnx")
     # `bent` reaches 0.68; a step of 0.001 clips it at 0.255.
     wrong = make.network(tmp_path / "wrong.onnx", make.quantized, info=False, STEP=0.001)
@@ -91,7 +91,24 @@ def test_bisect_names_the_node_that_reads_a_clipped_int8_value(cli, make, bare, 
     )  # fmt: skip
     assert outcome.code == 5
     (found,) = outcome.json["divergences"]
-    assert (found["node"], found["tensor"]) == ("node_scaled", "scaled")
+    assert (found["node"], found["tensor"]) == ("node_bent", "bent")
+    assert found["agreeing"] == ["pooled"]
+
+
+def test_bisect_is_not_misled_by_a_relu_that_a_quantizer_replaced(cli, make, bare, tmp_path):
+    # In INT8 `bent` holds what comes before the Relu, and its quantizer, whose range begins at zero, clips it.
+    half = ("float[1] one = {1.0}", "float[1] one = {1.0}, float[1] half = {0.4}")
+    text = make.segmenter.replace(*half).replace("bent = Tanh(pooled)", "low = Sub(pooled, half)\n    bent = Relu(low)")
+    int8 = make.quantized.replace(*half).replace("bent = Tanh(pooled)", "bent = Sub(pooled, half)")
+    reference = make.network(tmp_path / "reference.onnx", text)
+    # The fault is one node later.
+    wrong = make.network(tmp_path / "wrong.onnx", int8.replace("gain = {2.0}", "gain = {3.0}"), info=False)
+    outcome = cli(
+        "verify", reference, wrong, "--images", bare, "--runtime", "onnxruntime", "--tolerance", "logits.sqnr_db=60",
+        "--bisect", "--json", "-q",
+    )  # fmt: skip
+    (found,) = outcome.json["divergences"]
+    assert (found["node"], found["agreeing"]) == ("node_scaled", ["bent"])
 
 
 def test_bisect_is_told_in_one_line(cli, make, images, reference, tmp_path):
