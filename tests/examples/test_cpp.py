@@ -24,10 +24,9 @@ def package_folder(name):
     return Path(importlib.util.find_spec(name).origin).parent
 
 
-def ran(*command, **options):
-    done = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False, **options)
+def ran(*command):
+    done = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
     assert done.returncode == 0, done.stderr + done.stdout
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +41,15 @@ def needs(missing):
     for package in ("openvino", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             missing("cpp", f"{package} is not installed (pip install {package})")
+    done = subprocess.run([CPP / "setup"], capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode != 0:
+        missing("cpp", f"the headers could not be fetched: {done.stderr.strip()[-300:]}")
 
 
 @pytest.fixture(scope="module")
 def built(needs, tmp_path_factory):
     """The folder with both programs."""
     folder = tmp_path_factory.mktemp("cpp-build")
-    ran(CPP / "setup")
     ran("cmake", "-S", CPP, "-B", folder, f"-DOpenVINO_DIR={package_folder('openvino') / 'cmake'}")
     ran("cmake", "--build", folder)
     return folder

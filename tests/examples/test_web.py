@@ -54,7 +54,9 @@ def site(missing):
             missing("web", f"{name} is not installed (apt-get install npm)")
     if CHROMIUM is None:
         missing("web", "there is no Chromium (apt-get install chromium)")
-    subprocess.run([WEB / "setup"], check=True, capture_output=True, timeout=120)
+    done = subprocess.run([WEB / "setup"], capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode != 0:
+        missing("web", f"ONNX Runtime Web could not be fetched: {done.stderr.strip()[-300:]}")
     return WEB
 
 
