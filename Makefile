@@ -5,13 +5,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO ?= demo-out
 
-.PHONY: help install demo test slow lint check format benchmarks clean
+.PHONY: help install demo test test-triton test-ray slow lint check format benchmarks clean
 
 help:
 	@echo "make demo        checkpoint -> ONNX -> INT8 -> report, on real images ($(DEMO)/report.html)"
 	@echo "make test        the whole test suite"
 	@echo "make lint        ruff, mypy --strict, import-linter"
 	@echo "make check       what CI runs: lint, then test"
+	@echo "make test-triton the serving suite against a real Triton server"
+	@echo "make test-ray    the tests that need Ray Serve"
 	@echo "make slow        the full-size twenty-model matrix (minutes to an hour)"
 	@echo "make benchmarks  the comparison suites whose results the README quotes"
 	@echo "make format      let ruff rewrite the code's layout"
@@ -30,7 +32,21 @@ demo: install
 	$(BIN)/mscsa-deploy deploy topformer_t_mscsa.seg --preset quick --output-dir $(DEMO) --force
 
 test: install
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope -m "not slow"
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow"
+
+# A real Triton server, from the nvidia-pytriton wheel; its Python must be Debian's own 3.11.
+test-triton: install
+	/usr/bin/python3.11 -m venv .venv-triton
+	.venv-triton/bin/python -m pip install --quiet nvidia-pytriton "numpy<2" onnxruntime msgspec pillow platformdirs psutil
+	MSCSA_DEPLOY_TRITON=$(CURDIR)/.venv-triton $(BIN)/python -m pytest tests/serving/test_conformance.py
+
+# Ray Serve, in an environment of its own: it is large, and the rest does without.
+test-ray:
+	$(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-ray/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[serve,onnxruntime]" \
+	  --group test "ray[serve]" onnx onnx-ir
+	.venv-ray/bin/python -m pytest tests/serving/test_ray.py tests/cli/test_verify.py
 
 slow: install
 	$(BIN)/python -m pytest -m slow --timeout 1800

@@ -26,10 +26,10 @@ from mscsa_deploy.serving.settings import usable_cores
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
-import ray  # type: ignore[import-not-found]
+import ray
 from ray import serve
-from ray.exceptions import RayActorError, RayError  # type: ignore[import-not-found]
-from ray.serve.exceptions import BackPressureError  # type: ignore[import-not-found]
+from ray.exceptions import RayActorError, RayError
+from ray.serve.exceptions import BackPressureError
 from starlette.responses import Response
 
 from mscsa_deploy.serving.application import Service, application

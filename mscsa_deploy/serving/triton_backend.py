@@ -22,7 +22,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the bundle beside the model file."""
-        import triton_python_backend_utils as vendor  # type: ignore[import-not-found]  # part of Triton itself
+        import triton_python_backend_utils as vendor
 
         self._vendor: Any = vendor
         self._outputs = [item["name"] for item in json.loads(args["model_config"])["output"]]

@@ -51,8 +51,8 @@ def run_on_ray(contest: Contest, *, progress: Progress = silent) -> list[Score]:
     # Ray reports usage to its makers unless told otherwise.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import ray  # type: ignore[import-not-found]
-        from ray.exceptions import RayError  # type: ignore[import-not-found]
+        import ray
+        from ray.exceptions import RayError
     except ImportError as error:
         raise UnsupportedError("the engine 'ray' is not installed", hint=HOW_TO_INSTALL) from error
     count = len(contest.images(1))
