@@ -333,3 +333,26 @@ def test_broken_download_goes_on_where_it_stopped(page, serve, bundle, manifest)
     length, ranges = page.evaluate(script, ["/bundle/", path])
     assert length == (bundle / path).stat().st_size
     assert ranges == ["", "bytes=1000-"]
+
+
+@pytest.mark.slow
+def test_webgpu_passes_the_golden_pair(browser, serve, bundle):
+    """On Chromium's software adapter: no graphics card needed, and no speed to be seen."""
+    switches = [
+        "--no-sandbox",
+        "--enable-unsafe-webgpu",
+        "--use-webgpu-adapter=swiftshader",
+        "--enable-features=Vulkan",
+    ]
+    running = browser.browser_type.launch(executable_path=CHROMIUM, args=[*switches, "--use-vulkan=swiftshader"])
+    page = running.new_page()
+    open_page(page, serve(bundle))
+    if page.locator("#backend option").count() == 1:
+        pytest.skip("this Chromium has no software WebGPU adapter")
+    page.click("summary")
+    page.select_option("#backend", "webgpu")
+    page.wait_for_function("document.getElementById('facts').textContent.includes('on the GPU')", timeout=120_000)
+    page.click("#check")
+    page.wait_for_function("document.getElementById('verdict').dataset.passed !== undefined", timeout=240_000)
+    assert page.inner_text("#verdict").startswith("Passed: input equal")
+    running.close()
