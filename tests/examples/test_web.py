@@ -344,7 +344,8 @@ def test_webgpu_passes_the_golden_pair(browser, serve, bundle):
         "--use-webgpu-adapter=swiftshader",
         "--enable-features=Vulkan",
     ]
-    running = browser.browser_type.launch(executable_path=CHROMIUM, args=[*switches, "--use-vulkan=swiftshader"])
+    vulkan = ["--enable-features=Vulkan", "--use-vulkan=swiftshader"]
+    running = browser.browser_type.launch(executable_path=CHROMIUM, args=[*switches, *vulkan])
     page = running.new_page()
     open_page(page, serve(bundle))
     if page.locator("#backend option").count() == 1:
