@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO ?= demo-out
 
-.PHONY: help install demo test test-triton test-ray slow lint check format benchmarks clean
+.PHONY: help install demo test examples test-triton test-ray slow lint check format benchmarks clean
 
 help:
 	@echo "make demo        checkpoint -> ONNX -> INT8 -> report, on real images ($(DEMO)/report.html)"
 	@echo "make test        the whole test suite"
 	@echo "make lint        ruff, mypy --strict, import-linter"
 	@echo "make check       what CI runs: lint, then test"
+	@echo "make examples    web page, C++ and ARM on the bundle of the demo"
 	@echo "make test-triton the serving suite against a real Triton server"
 	@echo "make test-ray    the tests that need Ray Serve"
 	@echo "make slow        the full-size twenty-model matrix (minutes to an hour)"
@@ -33,6 +34,10 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow"
+
+# The examples' tests on the bundle of `make demo` instead of a small one.
+examples: demo
+	MSCSA_DEPLOY_BUNDLE=$(DEMO) $(BIN)/python -m pytest tests/examples
 
 # A real Triton server, from the nvidia-pytriton wheel; its Python must be Debian's own 3.11.
 test-triton: install

@@ -81,10 +81,10 @@ def missing_isa(entry: ArtifactEntry) -> tuple[str, ...]:
     """The instruction sets that `entry` requires and this processor lacks."""
     if not entry.requires:
         return ()
-    from mscsa_deploy.core.environment import isa_flags
+    from mscsa_deploy.core.environment import has_isa, isa_flags
 
     present = isa_flags()
-    return tuple(flag for flag in entry.requires if flag not in present)
+    return tuple(flag for flag in entry.requires if not has_isa(flag, present))
 
 
 def _preference(candidate: Candidate, choice: Choice | None) -> tuple[Any, ...]:

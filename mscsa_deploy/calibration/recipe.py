@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from mscsa_deploy.core.config import Config, read_toml, to_plain
+from mscsa_deploy.core.environment import has_isa
 from mscsa_deploy.core.shipped import shipped_file, shipped_folder, shipped_names
 from mscsa_deploy.errors import UserError
 
@@ -207,13 +208,16 @@ def default_recipe(runtime: str, *, model: str, architecture: str, isa: frozense
         UserError: No shipped recipe fits.
     """
     flags = {flag.lower() for flag in isa}
-    if flags & {"avx512_vnni", "avx_vnni", "avx512vnni", "avxvnni"}:
-        flags.add("vnni")
     fitting = []
     for recipe in shipped_recipes():
         patterns = [pattern for pattern in recipe.models if fnmatch.fnmatch(model, pattern)]
         suits = not recipe.architectures or architecture in recipe.architectures
-        if recipe.runtime == runtime and suits and patterns and set(recipe.requires) <= flags:
+        if (
+            recipe.runtime == runtime
+            and suits
+            and patterns
+            and all(has_isa(wanted, flags) for wanted in recipe.requires)
+        ):
             specific = max(len(pattern.rstrip("*")) for pattern in patterns)
             fitting.append((-specific, -recipe.priority, recipe.name, recipe))
     if not fitting:

@@ -13,6 +13,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -35,6 +36,9 @@ PACKAGES = (
     "mscsa-deploy", "numpy", "pillow", "torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime",
     "onnxruntime-gpu", "openvino", "nncf", "tensorrt", "tensorrt-rtx", "safetensors",
 )  # fmt: skip
+
+VNNI = frozenset({"avx512_vnni", "avx_vnni"})
+"""Either of these is what a recipe means by ``vnni``: 8-bit products added in 32 bits."""
 
 EXECUTING = ("numpy", "torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx")
 """Those of `PACKAGES` that take part in a timed inference."""
@@ -155,6 +159,11 @@ def read_environment() -> Environment:
         python=platform.python_version(),
         packages=package_versions(PACKAGES),
     )
+
+
+def has_isa(wanted: str, flags: Collection[str]) -> bool:
+    """Whether `flags` holds the extension `wanted`, or one of the family ``vnni``."""
+    return wanted in flags or (wanted == "vnni" and not VNNI.isdisjoint(flags))
 
 
 def isa_flags() -> tuple[str, ...]:

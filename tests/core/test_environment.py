@@ -129,3 +129,19 @@ def test_reading_it_imports_no_library_it_reports_on():
     )
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
     assert out.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "flags", "there"),
+    [
+        ("vnni", {"avx512_vnni"}, True),
+        ("vnni", {"avx_vnni"}, True),
+        ("vnni", {"avx2"}, False),
+        ("avx512_vnni", {"avx_vnni"}, False),
+        ("asimddp", {"asimddp"}, True),
+    ],
+)
+def test_vnni_is_a_family_and_everything_else_a_flag(wanted, flags, there):
+    from mscsa_deploy.core.environment import has_isa
+
+    assert has_isa(wanted, flags) is there
