@@ -119,12 +119,25 @@ def _bundle(path: Path, ask: SubjectRequest, profile: DeviceProfile) -> Subject:
         classes=len(manifest.labels),
         preprocess=manifest.preprocess,
         declared=TensorSpec(tensor.name, tensor.dtype, tensor.shape),
-        variants=tuple(v for entry in manifest.artifacts for v in _of_entry(bundle, entry, ask, profile)),
+        variants=_with_one_reference(
+            [variant for entry in manifest.artifacts for variant in _of_entry(bundle, entry, ask, profile)]
+        ),
         labels=manifest.labels,
         params=manifest.model.params or 0,
         macs=manifest.model.macs or 0,
         sha256=manifest.model.sha256,
         random_weights=manifest.model.random_weights,
+    )
+
+
+def _with_one_reference(variants: list[Variant]) -> tuple[Variant, ...]:
+    """The variants with one FP32 reference per runtime: the form made for it, where the bundle holds one."""
+    references: dict[str, Variant] = {}
+    for variant in variants:
+        if variant.role and (variant.runtime not in references or variant.place != "model.onnx"):
+            references[variant.runtime] = variant
+    return tuple(
+        variant if references.get(variant.runtime) is variant else replace(variant, role="") for variant in variants
     )
 
 

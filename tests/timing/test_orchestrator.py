@@ -179,7 +179,9 @@ def _interrupted(acting, tmp_path: Path, spec_names: list[str]):
         f"measure(rows, preset, samples_dir=Path({str(tmp_path / 'samples')!r}), worker={WORKER!r})\n"
     )
     place = state_directory(rows, TINY, "")
-    process = subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE)
+    # A suite that runs in the background inherits a SIGINT that is ignored; the script needs the usual one.
+    usual = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731 - one line, used once
+    process = subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE, preexec_fn=usual)  # noqa: PLW1509 - no threads yet
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and process.poll() is None:
         lines = [path.read_bytes().count(b'"taken"') for path in place.glob("*.jsonl")]

@@ -23,7 +23,9 @@ def row(p50, *, precision="fp32", runtime="onnxruntime", metric=70.0, reference=
 
 def decide(*rows, **settings):
     request = DeployRequest(model="m", **settings)
-    return judge(rows, SimpleNamespace(settings=request))
+    return judge(
+        rows, SimpleNamespace(settings=request, prepared=SimpleNamespace(recipe=SimpleNamespace(output="logits")))
+    )
 
 
 def off(**numbers):
