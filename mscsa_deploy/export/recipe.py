@@ -43,6 +43,7 @@ class ExportRecipe(Config, frozen=True, kw_only=True):
         model: Name in the zoo.
         task: ``"cls"`` or ``"seg"``.
         weights: A checkpoint, relative to the recipe's own folder; empty if none comes with it.
+        license: Terms of those weights, an SPDX expression.
         size: Input (height, width) in pixels; the model's reference size where not given.
         num_classes: Classes of the head; the checkpoint's where not given.
         ffn_act: Activation of FFN and Intra-FFN.
@@ -62,6 +63,7 @@ class ExportRecipe(Config, frozen=True, kw_only=True):
     model: str
     task: Task
     weights: str = ""
+    license: str = ""
     size: tuple[int, int] | None = None
     num_classes: int | None = None
     ffn_act: FfnAct = "relu6"

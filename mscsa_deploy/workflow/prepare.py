@@ -58,6 +58,8 @@ class Prepared:
         random_weights: The seed; None for trained weights.
         key: Changes whenever weights or options do.
         fit: How the checkpoint was fitted; None for random weights.
+        card: Model card beside the checkpoint (its name with ``.md``); None if there is none.
+        license: Terms of the weights, where they came with the recipe; empty if not known.
     """
 
     module: nn.Module
@@ -68,6 +70,8 @@ class Prepared:
     random_weights: int | None
     key: str
     fit: FitReport | None
+    card: Path | None = None
+    license: str = ""
 
     @property
     def name(self) -> str:
@@ -187,6 +191,7 @@ def _with_checkpoint(recipe: ExportRecipe, path: Path, request: ModelRequest) ->
     )
     recipe = changed(recipe, num_classes=loaded.options.num_classes)
     digest = sha256_file(path)
+    card = path.with_suffix(".md")
     return Prepared(
         module=loaded.model,
         recipe=recipe,
@@ -196,6 +201,8 @@ def _with_checkpoint(recipe: ExportRecipe, path: Path, request: ModelRequest) ->
         random_weights=None,
         key=content_key({"checkpoint": digest, "recipe": to_json(recipe).decode(), "partial": request.allow_partial}),
         fit=loaded.report,
+        card=card if card.is_file() else None,
+        license=recipe.license if request.checkpoint is None else "",
     )
 
 

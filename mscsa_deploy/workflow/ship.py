@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import io
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 ANY_RUNTIME = ("onnxruntime", "openvino")
 PICTURES = 4
 FOLDER = "pictures"
+CARD = "MODEL_CARD.md"
 
 
 def write_bundle_files(work: Path, report: Report, results: Results) -> Report:
@@ -36,6 +38,8 @@ def write_bundle_files(work: Path, report: Report, results: Results) -> Report:
     from mscsa_deploy.reporting.files import write_report
 
     prepared = results.prepared
+    if prepared.card is not None:
+        shutil.copyfile(prepared.card, work / CARD)
     (work / "resolved.toml").write_text(resolved_toml(results), encoding="utf-8")
     pictures = write_pictures(work, results) if prepared.task == "seg" else ()
     report = msgspec.structs.replace(report, pictures=pictures)
@@ -59,6 +63,8 @@ def write_bundle_files(work: Path, report: Report, results: Results) -> Report:
         artifacts=artifacts,
         recommended=_choice(report, results),
         golden=write_golden_pair(work, results),
+        license=prepared.license,
+        model_card=CARD if prepared.card else "",
         recipe=to_plain(prepared.recipe),
         tools=_tools(),
         environment=report.environment,

@@ -81,3 +81,18 @@ def test_an_onnx_file_has_nothing_to_export(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"x")
     with pytest.raises(UserError, match="nothing to export"):
         prepare(ModelRequest(model=str(tmp_path / "m.onnx"), task="seg", random_weights=1))
+
+
+def test_shipped_weights_bring_their_card_and_terms():
+    prepared = prepare(ModelRequest(model="topformer_t_mscsa.seg"))
+    assert prepared.license == "Apache-2.0"
+    assert prepared.card is not None
+    assert "mIoU" in prepared.card.read_text()
+
+
+def test_an_own_checkpoint_does_not_inherit_the_terms_of_the_shipped_one(tmp_path):
+    own = tmp_path / "own.safetensors"
+    prepare(ModelRequest(model="topformer_t_mscsa.seg")).save(own)
+    prepared = prepare(ModelRequest(model="topformer_t_mscsa.seg", checkpoint=own))
+    assert prepared.license == ""
+    assert prepared.card is None
