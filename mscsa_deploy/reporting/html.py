@@ -20,7 +20,7 @@ from mscsa_deploy.reporting.cells import ratio as ratio_text
 from mscsa_deploy.reporting.cells import size as size_text
 from mscsa_deploy.reporting.files import read_samples
 from mscsa_deploy.reporting.markdown import columns, common_setting
-from mscsa_deploy.reporting.notes import data_facts, environment_facts, method, model_facts
+from mscsa_deploy.reporting.notes import accuracy_facts, data_facts, environment_facts, method, model_facts
 from mscsa_deploy.reporting.plots import Point, color, distributions, pareto, row_label
 from mscsa_deploy.runtimes.protocol import OpProfile
 
@@ -75,6 +75,7 @@ def to_html(report: Report, directory: Path) -> str:
         pictures=[(_caption(name), _data_uri(name, directory)) for name in report.pictures],
         facts=model_facts(report),
         data=data_facts(report),
+        accuracy=accuracy_facts(report),
         environment=environment_facts(report),
         method=method(report),
         left_float=[(row_label(row), row.left_float) for row in report.rows if row.left_float],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mscsa_deploy.reporting.cells import Cells, groups, metric_name
-from mscsa_deploy.reporting.notes import data_facts, environment_facts, method, model_facts
+from mscsa_deploy.reporting.notes import accuracy_facts, data_facts, environment_facts, method, model_facts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,6 +63,7 @@ def to_markdown(report: Report) -> str:
         lines += [f"## {heading}", "", *([f"All rows: {common}.", ""] if common else []), *_table(report, rows), ""]
         lines += [*_notes(rows)]
     lines += _explanations(report)
+    lines += [*_facts("Accuracy in detail, percent", accuracy_facts(report))]
     lines += [*_facts("How the numbers were obtained", method(report))]
     lines += [*_facts("Model", model_facts(report)), *_facts("Images", data_facts(report))]
     lines += [*_facts("Environment", environment_facts(report)), *_stages(report)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mscsa_deploy.reporting.cells import LEGEND, SYMBOLS, UNSTABLE, count, metric_name, number
+from mscsa_deploy.reporting.cells import LEGEND, SYMBOLS, UNSTABLE, count, metric_name, number, precision, runtime_title
 
 if TYPE_CHECKING:
     from mscsa_deploy.core.report import Report, Row
@@ -77,6 +77,17 @@ def environment_facts(report: Report) -> dict[str, str]:
         text = _plain(name, value)
         if text:
             facts[name.replace("_", " ")] = text
+    return facts
+
+
+def accuracy_facts(report: Report) -> dict[str, str]:
+    """Further metrics of each artefact in percent, e.g. over the named parts of the evaluation set."""
+    facts: dict[str, str] = {}
+    for row in report.rows:
+        if row.metric is not None and row.metric.others:
+            name = f"{runtime_title(row.runtime)} {precision(row)}"
+            values = [f"{metric} {value:.2f}" for metric, value in row.metric.others.items()]
+            facts.setdefault(name, ", ".join(values).replace("_", " "))
     return facts
 
 

@@ -256,3 +256,11 @@ def test_groups_keep_boundaries_and_modes_apart(report):
         "End to end (picture bytes to answer)",
         "Network only, at a fixed rate",
     ]
+
+
+def test_metrics_over_parts_of_the_set_are_told_beside_the_headline(report, tmp_path):
+    row = next(row for row in report.rows if row.metric is not None)
+    metric = msgspec.structs.replace(row.metric, others={"mIoU seen": 54.163, "mIoU held_out": 22.119})
+    told = msgspec.structs.replace(report, rows=(msgspec.structs.replace(row, metric=metric),))
+    for text in (to_markdown(told), to_html(told, tmp_path)):
+        assert "mIoU seen 54.16, mIoU held out 22.12" in text
