@@ -1,6 +1,6 @@
 """Write the averaged weights of a run as the safetensors file that ships.
 
-python examples/training/publish.py --work /tmp/train --output export/weights/topformer_t_mscsa.seg.safetensors
+python examples/training/publish.py --work training-run --output export/weights/topformer_t_mscsa.seg.safetensors
 """
 
 from __future__ import annotations

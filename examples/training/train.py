@@ -1,7 +1,7 @@
 """Train the shipped segmentation model on composed scenes; CPU, about an hour on one core.
 
     MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000 \
-    python examples/training/train.py --work /tmp/train
+    python examples/training/train.py --work training-run
 
 The two variables keep glibc from returning activations to the system after every step: 1.4 times faster.
 A run that was stopped goes on from its last checkpoint in --work.
