@@ -184,24 +184,13 @@ def _open_bench(
     refuse_overlap(calibration, validation)
     samples = from_dataset(calibration, subject.preprocess, input_name=subject.declared.name)
     images = ImageSet(validation, subject.preprocess, subject.task, subject.classes, request.validation_images)
-    best_float = _best_float(subject, request)
+    best_float = subject.float_for(request.runtime)
     outputs = folder / "reference.npy"
     runner = best_float if best_float.status == "ok" else replace(best_float, runtime="onnxruntime")
     settings = replace(runner.settings, threads=SCORING_THREADS, device="cpu")
     with RUNTIMES.load(runner.runtime)().load(runner.artifact.path, settings) as session:
         reference = evaluate(session, images, keep=outputs, progress=progress, label="accuracy of float")
     return Bench(subject, best_float, samples, images, reference, outputs, profile, environment)
-
-
-def _best_float(subject: Subject, request: QuantizeRequest) -> Variant:
-    """The FP32 variant that the INT8 file is made from: the form that this runtime runs fastest."""
-    found = [variant for variant in subject.variants if variant.precision == "fp32" and variant.artifact.kind == "onnx"]
-    mine = [variant for variant in found if variant.runtime == request.runtime] or found
-    if not mine:
-        raise UserError(
-            f"'{request.model}' has no FP32 ONNX file to quantize", hint="name the float model or its ONNX file"
-        )
-    return max(mine, key=lambda variant: variant.role == "optimised_fp32")
 
 
 def _by_recipe(

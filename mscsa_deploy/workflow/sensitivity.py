@@ -88,10 +88,7 @@ def run_sensitivity(
             f"recipe '{recipe.name}' is written by {recipe.engine}, whose file has no Q/DQ pairs to take apart",
             hint="name a recipe with engine = 'onnxruntime'",
         )
-    model = next(
-        (v for v in subject.variants if v.precision == "fp32" and v.artifact.kind == "onnx" and v.role != "fp32"),
-        None,
-    ) or next(v for v in subject.variants if v.precision == "fp32" and v.artifact.kind == "onnx")
+    model = subject.float_for(request.runtime)
     dataset = open_images(request.calibration, subject.task)
     samples = from_dataset(dataset, subject.preprocess, input_name=subject.declared.name)
     made = quantize_cached(model.artifact.path, samples, recipe, progress)

@@ -74,6 +74,20 @@ class Subject:
     sha256: str = ""
     random_weights: bool = False
 
+    def float_for(self, runtime: str) -> Variant:
+        """The FP32 ONNX variant that an INT8 file is made from: the form that `runtime` runs fastest.
+
+        Raises:
+            UserError: There is no FP32 ONNX file.
+        """
+        found = [each for each in self.variants if each.precision == "fp32" and each.artifact.kind == "onnx"]
+        mine = [each for each in found if each.runtime == runtime] or found
+        if not mine:
+            raise UserError(
+                f"'{self.name}' has no FP32 ONNX file to quantize", hint="name the float model or its ONNX file"
+            )
+        return max(mine, key=lambda each: each.role == "optimised_fp32")
+
 
 def open_subject(
     model: str,

@@ -163,3 +163,19 @@ def test_export_failure_leaves_nothing(tmp_path, capsys, monkeypatch):
     assert code == 5
     assert "max_abs" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sensitivity_ranks_the_blocks_of_the_bundle(deployed, capsys):
+    args = ["--for", "onnxruntime", "--recipe", "int8_onnxruntime_x86", "--images", "1", "--json", "-q"]
+    assert run(["sensitivity", str(deployed[1]), *args]) == 0
+    ranking = json.loads(capsys.readouterr().out)
+    noise = [unit["sqnr_db"] for unit in ranking["units"]]
+    assert noise == sorted(noise)
+    assert ranking["whole_sqnr_db"] <= noise[-1]
+
+
+def test_what_holds_no_float_file_cannot_be_quantized(deployed, tmp_path, capsys):
+    int8 = next((deployed[1] / "onnxruntime").rglob("model.int8.onnx"))
+    for command in (["sensitivity", str(int8)], ["quantize", str(int8), "-o", str(tmp_path / "out")]):
+        assert run([*command, "--for", "onnxruntime", "-q"]) == 2
+        assert "no FP32 ONNX file" in capsys.readouterr().err
