@@ -49,18 +49,15 @@ def select(bundle: Bundle, *, runtime: str | None = None, precision: str | None 
         UserError: A name is unknown.
         UnsupportedError: Nothing in it can run here; the message says what there is and what is missing.
     """
+    # Sorting keeps the order of preference among those whose instructions are there. Asking a runtime imports
+    # its library, so that none after the first that can run is asked.
     reasons: list[str] = []
-    fitting: list[Candidate] = []
-    for candidate in _wanted(bundle, runtime, precision):
+    for candidate in sorted(_wanted(bundle, runtime, precision), key=lambda each: bool(missing_isa(each.entry))):
         reason = _obstacle(candidate)
-        if reason:
-            reasons.append(f"{candidate}: {reason}")
-        else:
-            fitting.append(candidate)
-    if not fitting:
-        raise UnsupportedError("nothing in the bundle can run on this machine", hint="; ".join(reasons))
-    # The first of equals is kept: among those whose instructions are there, the order of preference stays.
-    return min(fitting, key=lambda candidate: bool(missing_isa(candidate.entry)))
+        if not reason:
+            return candidate
+        reasons.append(f"{candidate}: {reason}")
+    raise UnsupportedError("nothing in the bundle can run on this machine", hint="; ".join(reasons))
 
 
 def candidates(manifest: Manifest) -> tuple[Candidate, ...]:

@@ -12,7 +12,7 @@ import pytest
 from mscsa_deploy.bundle.archive import pack
 from mscsa_deploy.bundle.manifest import Choice
 from mscsa_deploy.bundle.selection import candidates
-from mscsa_deploy.bundle.store import Bundle
+from mscsa_deploy.bundle.store import Bundle, write_bundle
 from mscsa_deploy.errors import SpecError, UnsupportedError, UserError
 from mscsa_deploy.runner import load
 
@@ -190,6 +190,18 @@ def test_predict_unreadable_picture_refused(bundle):
             runner.predict(b"GIF89a but not really")
         with pytest.raises(SpecError, match="expected"):
             runner.predict(np.zeros((4, 4), np.uint8))
+
+
+def test_load_imports_only_the_chosen_runtime(bundle, runtime):
+    others = [name for name in HEAVY if name != runtime]
+    code = (
+        f"import sys; from mscsa_deploy.runner import load; load({str(bundle.root)!r}, precision='fp32').close(); "
+        f"print(*[name for name in {others} if name in sys.modules])"
+    )
+    choice = Choice(artifact="model.onnx", runtime=runtime, precision="fp32")
+    write_bundle(bundle.root, msgspec.structs.replace(bundle.manifest, recommended=choice))
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []
 
 
 def test_import_is_quick_and_light():
