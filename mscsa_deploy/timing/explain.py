@@ -5,7 +5,7 @@ Profiling slows every kernel down, so shares of the profile are quoted, never it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mscsa_deploy.core.config import convert
@@ -182,49 +182,3 @@ def _slower_ops(before: OpProfile, after: OpProfile) -> list[str]:
 
 def _list(shares: Sequence[Share], count: int = 5) -> str:
     return ", ".join(f"{entry.name} {entry.share:.0%}" for entry in shares[:count])
-
-
-@dataclass(frozen=True, slots=True)
-class Recommendation:
-    """Which row to ship on this device.
-
-    Args:
-        row: The fastest row that may be shipped.
-        summary: In words, with the runner-up where it is close.
-    """
-
-    row: Row
-    summary: str
-
-
-def recommend(rows: Sequence[Row], *, allowed: Mapping[str, bool] | None = None) -> Recommendation | None:
-    """The artefact to ship: the lowest median of the rows that ran; None if none did.
-
-    A row within 2 % of the fastest is preferred if it keeps more precision. Rows are comparable only at the
-    same boundary, mode and batch; pass rows of one such condition.
-
-    Args:
-        rows: Measured rows.
-        allowed: By artefact hash, whether it passed its accuracy gate; a missing entry counts as passed.
-    """
-    order = {"fp32": 0, "fp16": 1, "bf16": 2, "int8": 3}
-    fit = [
-        row
-        for row in rows
-        if row.status == "ok" and row.latency_ms is not None and (allowed or {}).get(row.sha256, True)
-    ]
-    if not fit:
-        return None
-
-    def p50(row: Row) -> float:
-        assert row.latency_ms is not None
-        return row.latency_ms.p50
-
-    fastest = min(p50(row) for row in fit)
-    close = [row for row in fit if p50(row) <= 1.02 * fastest]
-    best = min(close, key=lambda row: (order.get(row.precision, 9), p50(row)))
-    mark = "" if best.stable else " (unstable measurement)"
-    text = f"ship {best.artifact or best.precision} on {best.runtime}: {p50(best):.2f} ms median{mark}"
-    if best.precision != "int8" and any(row.precision == "int8" for row in fit):
-        text += "; INT8 is not faster here"
-    return Recommendation(best, text)

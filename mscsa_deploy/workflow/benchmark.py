@@ -15,6 +15,7 @@ import msgspec
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.report import Boundary, ModelRecord, Report, Row, StageRecord, Verdict
 from mscsa_deploy.errors import UserError, unknown_name
+from mscsa_deploy.workflow.choice import choose, p50
 from mscsa_deploy.workflow.evaluate import ImageSet
 from mscsa_deploy.workflow.images import open_images
 from mscsa_deploy.workflow.measure import Measurement, measure_variants, measure_variants_on
@@ -234,21 +235,7 @@ def _report(
     request: BenchmarkRequest,
     environment: dict[str, Any],
 ) -> Report:
-    from mscsa_deploy.timing.explain import recommend
-
-    core = [row for row in rows if row.boundary == request.boundaries[0] and row.runtime != "pytorch"]
-    chosen = recommend(core) if len(subjects) == 1 else None
     first = subjects[0]
-    verdict = None
-    if chosen is not None:
-        verdict = Verdict(
-            passed=True,
-            summary=f"By latency alone, {chosen.summary}; accuracy was not judged here.",
-            recommended=chosen.row.artifact,
-            runtime=chosen.row.runtime,
-            precision=chosen.row.precision,
-            recipe=chosen.row.recipe,
-        )
     return Report(
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         command=request.command,
@@ -266,7 +253,26 @@ def _report(
         data={"inputs": {"name": request.images}},
         stages=(StageRecord(name="benchmark", seconds=0.0, status="ok", detail=f"preset {request.preset}"),),
         rows=tuple(rows),
-        verdict=verdict,
+        verdict=_verdict([row for row in rows if row.boundary == request.boundaries[0]]) if not subjects[1:] else None,
+    )
+
+
+def _verdict(rows: Sequence[Row]) -> Verdict | None:
+    """What to ship by latency alone; None if nothing ran that can be shipped."""
+    chosen = choose(rows)
+    if chosen is None:
+        return None
+    mark = "" if chosen.stable else " (unstable measurement)"
+    text = f"By latency alone, ship {chosen.artifact} on {chosen.runtime}: {p50(chosen):.2f} ms median{mark}"
+    if chosen.precision != "int8" and any(row.precision == "int8" and row.status == "ok" for row in rows):
+        text += "; INT8 is not faster here"
+    return Verdict(
+        passed=True,
+        summary=f"{text}; accuracy was not judged here.",
+        recommended=chosen.artifact,
+        runtime=chosen.runtime,
+        precision=chosen.precision,
+        recipe=chosen.recipe,
     )
 
 

@@ -1,10 +1,11 @@
-"""Gates and the recommendation: which artefacts are right, and which one to ship on this device."""
+"""The gates of a deployment, and its verdict: which artefacts are right, and which of them to ship."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from mscsa_deploy.core.report import Row, Verdict
+from mscsa_deploy.workflow.choice import choose, p50
 from mscsa_deploy.workflow.deployment import Gate, Results
 
 MAX_DROP = {"mIoU": 0.5, "top-1": 0.3}
@@ -12,26 +13,23 @@ MAX_DROP = {"mIoU": 0.5, "top-1": 0.3}
 LEAST_SHARE = 96.0
 # Without labels, INT8 is judged by how often it decides as FP32 does, in percent of decisions.
 LEAST_AGREEMENT = 99.0
-# A lower precision is only worth it if it is faster by more than what one run cannot tell apart.
-WORTH_IT = 1.02
-SHIPPABLE = ("onnxruntime", "openvino", "tensorrt")
 
 
 def judge(rows: Sequence[Row], results: Results) -> tuple[tuple[Gate, ...], Verdict]:
     """Every gate with its outcome, and the verdict for this device."""
     core = [row for row in rows if row.boundary == "core"]
     gates = [gate for row in core if (gate := _gate(row, results)) is not None]
-    best_float = _fastest([row for row in core if _may_ship(row, gates) and row.precision != "int8"])
-    best_int8 = _fastest([row for row in core if _may_ship(row, gates) and row.precision == "int8"])
-    wins = best_int8 is not None and (best_float is None or _p50(best_float) / _p50(best_int8) >= WORTH_IT)
+    right = [row for row in core if all(gate.passed for gate in gates if gate.subject == _name(row))]
+    chosen = choose(right)
+    wins = chosen is not None and chosen.precision == "int8"
+    why_not = "" if wins else _why_no_int8(core, gates, chosen, choose(row for row in right if row.precision == "int8"))
     if results.settings.require_int8:
-        found = "there is one" if wins else _why_no_int8(core, gates, best_float, best_int8)
-        gates.append(Gate("deployment", "an INT8 artefact within budget and faster than float", found, wins, True))
-    chosen = best_int8 if wins else best_float
+        asked = "an INT8 artefact within budget and faster than float"
+        gates.append(Gate("deployment", asked, why_not or "there is one", wins, required=True))
     passed = all(gate.passed for gate in gates if gate.required)
     return tuple(gates), Verdict(
         passed=passed,
-        summary=_summary(chosen, "" if wins else _why_no_int8(core, gates, best_float, best_int8)),
+        summary=_summary(chosen, why_not),
         recommended=chosen.artifact if chosen else "",
         runtime=chosen.runtime if chosen else "",
         precision=chosen.precision if chosen else "",
@@ -101,27 +99,11 @@ def _name(row: Row) -> str:
     return f"{row.runtime} {row.precision}{recipe}{role}"
 
 
-def _may_ship(row: Row, gates: Sequence[Gate]) -> bool:
-    """Whether the row's artefact is in the bundle, ran here, and passed its gate."""
-    ran = row.status == "ok" and row.latency_ms is not None
-    shipped = row.runtime in SHIPPABLE and bool(row.artifact) and row.artifact != "plain.onnx"
-    return ran and shipped and all(gate.passed for gate in gates if gate.subject == _name(row))
-
-
-def _p50(row: Row) -> float:
-    assert row.latency_ms is not None
-    return row.latency_ms.p50
-
-
-def _fastest(rows: Sequence[Row]) -> Row | None:
-    return min(rows, key=_p50, default=None)
-
-
 def _why_no_int8(core: Sequence[Row], gates: Sequence[Gate], best_float: Row | None, best_int8: Row | None) -> str:
     if best_int8 is not None and best_float is not None:
         return (
-            f"the best INT8 within budget ({best_int8.runtime}, {_p50(best_int8):.2f} ms) is not faster than "
-            f"{best_float.runtime} {best_float.precision} ({_p50(best_float):.2f} ms)"
+            f"the best INT8 within budget ({best_int8.runtime}, {p50(best_int8):.2f} ms) is not faster than "
+            f"{best_float.runtime} {best_float.precision} ({p50(best_float):.2f} ms)"
         )
     int8 = [row for row in core if row.precision == "int8" and row.status == "ok"]
     if not int8:
@@ -133,7 +115,7 @@ def _why_no_int8(core: Sequence[Row], gates: Sequence[Gate], best_float: Row | N
 def _summary(chosen: Row | None, why_no_int8: str) -> str:
     if chosen is None:
         return f"No artefact passed its gates on this device: {why_no_int8}."
-    words = [f"Ship {chosen.runtime} {chosen.precision} on this device: p50 {_p50(chosen):.2f} ms"]
+    words = [f"Ship {chosen.runtime} {chosen.precision} on this device: p50 {p50(chosen):.2f} ms"]
     if chosen.speedup_vs_fp32 is not None:
         low, high = chosen.speedup_vs_fp32.ci95
         words.append(

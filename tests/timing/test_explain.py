@@ -6,7 +6,7 @@ import msgspec
 
 from mscsa_deploy.core.report import Latency, Ratio, Row
 from mscsa_deploy.runtimes.protocol import OpProfile, OpRow
-from mscsa_deploy.timing.explain import explain, profile_of, read_profile, recommend
+from mscsa_deploy.timing.explain import explain, profile_of, read_profile
 
 
 def _op(node: str, op: str, precision: str, ms: float, kernel: str = "") -> OpRow:
@@ -76,11 +76,3 @@ def test_explanation_does_not_invent_causes() -> None:
     assert explain(_row("int8"), None) == ()
     (near,) = explain(_row("bf16", ratio=_ratio(1.01, 0.97, 1.05)), None)
     assert near.startswith("bf16 on onnxruntime: no measurable difference, 1.01x (95 % 0.97 to 1.05) the speed of")
-
-
-def test_recommendation_is_the_fastest_that_passed_and_prefers_precision_when_close() -> None:
-    rows = [_row("fp32", 2.0), _row("int8", 1.0), _row("fp16", 1.5, status="failed")]
-    assert recommend(rows).row.precision == "int8"
-    assert recommend(rows, allowed={"int8": False}).row.precision == "fp32"
-    assert "INT8 is not faster here" in recommend([_row("fp32", 1.01), _row("int8", 1.0)]).summary
-    assert recommend([_row("int8", 1.0, status="not run")]) is None
