@@ -93,6 +93,27 @@ class FileDataset:
         return self.name
 
 
+class PicturesOnly:
+    """The pictures of another set, without its targets: what a model answers that was not trained for these classes.
+
+    Args:
+        dataset: The set.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.name = dataset.name
+        self.labels: tuple[str, ...] | None = None
+        self.content_hash = dataset.content_hash
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def load(self, index: int) -> tuple[npt.NDArray[np.uint8], Target]:
+        """Picture `index` and None; see `Dataset.load`."""
+        return self.dataset.load(index)[0], None
+
+
 def read_mask(path: Path) -> npt.NDArray[np.integer]:
     """(H, W) class ids of a PNG mask: grey or palette indices, uint8, or uint16 for a 16-bit mask; 255 is ignored.
 
@@ -119,7 +140,7 @@ def open_dataset(place: str | Path, task: str, *, labels: Sequence[str] | None =
     Args:
         place: A folder (``images/`` and ``masks/``; one folder per class; or bare pictures), a CSV list
             (``image,label`` or ``image,mask``), or the TOML file of a composed set.
-        task: ``"cls"`` or ``"seg"``: which targets to look for.
+        task: ``"cls"`` or ``"seg"``: which targets to look for. A composed set has none for ``"cls"``.
         labels: The model's class names; class folders and labels of these names get their ids.
 
     Raises:
@@ -130,9 +151,7 @@ def open_dataset(place: str | Path, task: str, *, labels: Sequence[str] | None =
     if not path.exists():
         raise UserError(f"there is no image set at '{place}'", hint="name a folder, a CSV list or a scene set")
     if path.suffix == ".toml":
-        if task != "seg":
-            raise UserError(f"'{place}' is a set of scenes with masks, which only suits segmentation")
-        return open_scenes(path)
+        return open_scenes(path) if task == "seg" else PicturesOnly(open_scenes(path))
     if path.is_dir():
         samples, found = folder_samples(path, task, labels)
     elif path.suffix.lower() == ".csv":

@@ -52,7 +52,7 @@ class Contest:
 
     def images(self, classes: int) -> ImageSet:
         """The images, to be scored with `classes` classes."""
-        return ImageSet(open_images(self.place, self.task), self.preprocess, self.task, classes, self.limit)
+        return ImageSet(open_images(self.place, self.task, classes), self.preprocess, self.task, classes, self.limit)
 
 
 @dataclass(slots=True)

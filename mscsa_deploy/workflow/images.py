@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from mscsa_deploy.errors import UserError
 
 if TYPE_CHECKING:
     from mscsa_deploy.imaging.dataset import Dataset
+
+log = logging.getLogger(__name__)
 
 SHIPPED_SETS = ("calibration", "validation", "evaluation")
 
@@ -20,18 +23,30 @@ def shipped_set(name: str) -> Path:
     return shipped_folder("calibration") / "scenes" / f"{name}.toml"
 
 
-def open_images(place: str | Path, task: str) -> Dataset:
+def open_images(place: str | Path, task: str, classes: int | None = None) -> Dataset:
     """The images at `place`: a folder, a CSV list, a scene-set manifest, or the bare name of a shipped set.
+
+    The masks of a shipped set are of its own classes: a model with another number of them gets the pictures only.
+
+    Args:
+        place: Where they are.
+        task: ``"cls"`` or ``"seg"``: which targets to look for.
+        classes: Of the model that is judged on them, if one is.
 
     Raises:
         UserError: There is nothing at `place`, or nothing readable in it.
     """
-    from mscsa_deploy.imaging.dataset import open_dataset
+    from mscsa_deploy.imaging.dataset import PicturesOnly, open_dataset
 
-    path = shipped_set(str(place)) if str(place) in SHIPPED_SETS and not Path(place).exists() else Path(place)
+    shipped = str(place) in SHIPPED_SETS and not Path(place).exists()
+    path = shipped_set(str(place)) if shipped else Path(place)
     if not path.exists():
         raise UserError(
             f"there are no images at '{place}'",
             hint=f"name a folder, a CSV list, or a shipped set ({', '.join(SHIPPED_SETS)})",
         )
-    return open_dataset(path, task)
+    dataset = open_dataset(path, task)
+    if shipped and classes is not None and len(dataset.labels or ()) != classes:
+        log.warning("the shipped set '%s' has no labels for this model: answers are compared, not scored", place)
+        return PicturesOnly(dataset)
+    return dataset

@@ -179,8 +179,8 @@ def _open_bench(
     from mscsa_deploy.imaging.dataset import refuse_overlap
     from mscsa_deploy.runtimes import RUNTIMES
 
-    calibration = open_images(request.calibration, subject.task)
-    validation = open_images(request.validation, subject.task)
+    calibration = open_images(request.calibration, subject.task, subject.classes)
+    validation = open_images(request.validation, subject.task, subject.classes)
     refuse_overlap(calibration, validation)
     samples = from_dataset(calibration, subject.preprocess, input_name=subject.declared.name)
     images = ImageSet(validation, subject.preprocess, subject.task, subject.classes, request.validation_images)

@@ -89,7 +89,7 @@ def run_sensitivity(
             hint="name a recipe with engine = 'onnxruntime'",
         )
     model = subject.float_for(request.runtime)
-    dataset = open_images(request.calibration, subject.task)
+    dataset = open_images(request.calibration, subject.task, subject.classes)
     samples = from_dataset(dataset, subject.preprocess, input_name=subject.declared.name)
     made = quantize_cached(model.artifact.path, samples, recipe, progress)
     few = samples.take(request.images)

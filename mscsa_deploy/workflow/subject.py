@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from mscsa_deploy.runtimes.profile import DeviceProfile
 
 
+# Ids that the class map of an unlabeled model can hold: a uint8's.
+CLASS_MAP_VALUES = 256
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubjectRequest:
     """What must be known to open a model, and for which device.
@@ -254,7 +258,7 @@ def _onnx(
     return Subject(
         name=info.name if info else source.name,
         task=task,
-        classes=outputs[0].shape[1] if len(outputs[0].shape) > 1 else 1,
+        classes=len(info.labels) if info and info.labels else _classes(outputs[0]),
         preprocess=preprocess,
         declared=inputs[0],
         variants=tuple(replace(variant, place=source.path.name) for variant in variants),
@@ -262,6 +266,12 @@ def _onnx(
         sha256=artifact.sha256,
         random_weights=info is not None and info.random_weights is not None,
     )
+
+
+def _classes(output: TensorSpec) -> int:
+    """How many classes an output distinguishes that no labels describe."""
+    shape = output.shape
+    return CLASS_MAP_VALUES if len(shape) == 3 else shape[1] if len(shape) > 1 else 1
 
 
 def _stored_precision(model: object) -> str:

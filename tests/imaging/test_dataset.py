@@ -194,5 +194,12 @@ def test_scene_set_is_opened_by_its_description():
     dataset = open_dataset(SCENES / "evaluation.toml", "seg")
     assert len(dataset) == 240
     assert dataset.labels[0] == "background"
-    with pytest.raises(UserError, match="only suits segmentation"):
-        open_dataset(SCENES / "evaluation.toml", "cls")
+
+
+def test_scene_set_without_masks_for_classification():
+    scenes, pictures = (open_dataset(SCENES / "evaluation.toml", task) for task in ("seg", "cls"))
+    assert (len(pictures), pictures.labels) == (240, None)
+    image, target = pictures.load(3)
+    assert target is None
+    np.testing.assert_array_equal(image, scenes.load(3)[0])
+    assert pictures.content_hash(3) == scenes.content_hash(3)

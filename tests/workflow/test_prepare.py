@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mscsa_deploy.errors import CheckpointError, UserError
+from mscsa_deploy.workflow.images import open_images
 from mscsa_deploy.workflow.prepare import ModelRequest, prepare
 
 torch = pytest.importorskip("torch")
@@ -96,3 +97,11 @@ def test_an_own_checkpoint_does_not_inherit_the_terms_of_the_shipped_one(tmp_pat
     prepared = prepare(ModelRequest(model="topformer_t_mscsa.seg", checkpoint=own))
     assert prepared.license == ""
     assert prepared.card is None
+
+
+def test_shipped_masks_only_score_models_of_their_classes(caplog):
+    assert open_images("validation", "seg", 13).labels is not None
+    pictures = open_images("validation", "seg", 150)
+    assert pictures.labels is None
+    assert pictures.load(0)[1] is None
+    assert "no labels for this model" in caplog.text
