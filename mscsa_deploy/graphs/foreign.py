@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from mscsa_deploy.core.tensors import TensorSpec
     from mscsa_deploy.graphs.metadata import Output, Task
 
-RGB_CHANNELS = 3
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
 
 
@@ -31,53 +30,72 @@ class Adopted:
     """A file from elsewhere, ready for the stages after export.
 
     Args:
-        model: At opset 18 or newer, weights not listed as inputs.
-        info: What it says about itself, or was told about it.
+        model: Weights are not listed as inputs.
+        inputs: Its picture input alone.
+        outputs: The first one is what is judged.
+        info: What it says about itself, or was told about it; precision, boundary and stride are read off the graph.
+        changed: Whether `model` is no longer what the file holds.
         notes: What was changed, and what limits where it runs.
     """
 
     model: ir.Model
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     info: ModelInfo
+    changed: bool
     notes: tuple[str, ...]
 
 
-def adopt(path: Path, *, task: Task | None = None, preprocess: Mapping[str, Any] | None = None) -> Adopted:
+def adopt(
+    path: Path, *, task: Task | None = None, preprocess: Mapping[str, Any] | None = None, rewrite: bool = False
+) -> Adopted:
     """The vision model in the ONNX file at `path`.
 
     Args:
-        path: A model with one (N, 3, H, W) float32 input and static shapes.
+        path: A model with one input, (N, 3, H, W) float32 or (N, H, W, 3) uint8, and static shapes but for the batch.
         task: Its task; needed unless its metadata says it.
         preprocess: How a picture becomes its input, as `imaging.Preprocess` writes it; needed unless its
             metadata says it.
+        rewrite: It is going to be changed: bring it to the opset that the rest of the package works on.
 
     Raises:
-        UserError: It is unreadable, older than opset 11, no such model, or something about it is not said.
+        UserError: It is unreadable, no such model, something about it is not said, or it is to be rewritten and
+            older than opset 11.
         StageError: Its opset could not be converted.
     """
     model = read_model(path)
     notes = []
+    listed = len(model.graph.inputs)
     RemoveInitializersFromInputsPass()(model)
-    require_static(model, subject=f"'{path}'")
+    changed = len(model.graph.inputs) != listed
+    require_static(model, subject=f"'{path}'", dynamic_batch=True)
     inputs, outputs = signature(model)
-    _check_input(inputs, path)
+    height, width = _picture_size(inputs, path)
     info = _told(info_of(model, source=str(path)), path, task, preprocess)
-    output, stride = _boundary(inputs[0], outputs[0], info.task, path)
-    if (found := opset_of(model)) < DEFAULT_OPSET:
-        model = raise_opset(model, subject=f"'{path}'")
+    output, stride = _boundary((height, width), outputs[0], info.task, path)
+    if rewrite and (found := opset_of(model)) < DEFAULT_OPSET:
+        model, changed = raise_opset(model, subject=f"'{path}'"), True
         notes.append(f"converted from opset {found} to {DEFAULT_OPSET}")
     if foreign := foreign_ops(model):
         notes.append(f"holds ops that only some runtimes know: {', '.join(foreign)}")
-    return Adopted(model, msgspec.structs.replace(info, output=output, stride=stride), tuple(notes))
+    info = msgspec.structs.replace(info, output=output, stride=stride, precision=stored_precision(model))
+    return Adopted(model, inputs, outputs, info, changed, tuple(notes))
 
 
-def _check_input(inputs: tuple[TensorSpec, ...], path: Path) -> None:
-    fits = len(inputs) == 1 and inputs[0].dtype == "float32" and len(inputs[0].shape) == 4
-    if not fits or inputs[0].shape[1] != RGB_CHANNELS:
-        found = ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in inputs)
-        raise UserError(
-            f"'{path}' takes {found or 'nothing'}, expected one float32 image (N, 3, height, width)",
-            hint="put layout and type conversions in front of the model when exporting it",
-        )
+def _picture_size(inputs: tuple[TensorSpec, ...], path: Path) -> tuple[int, int]:
+    """(height, width) of the one picture that the model takes."""
+    if len(inputs) == 1:
+        match inputs[0].dtype, inputs[0].shape:
+            case "float32", (_, 3, height, width):
+                return height, width
+            case "uint8", (_, height, width, 3):
+                return height, width
+    found = ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in inputs)
+    raise UserError(
+        f"'{path}' takes {found or 'nothing'}, expected one image: float32 (N, 3, height, width) or uint8 "
+        "(N, height, width, 3)",
+        hint="put layout and type conversions in front of the model when exporting it",
+    )
 
 
 def _told(info: ModelInfo | None, path: Path, task: Task | None, preprocess: Mapping[str, Any] | None) -> ModelInfo:
@@ -91,8 +109,7 @@ def _told(info: ModelInfo | None, path: Path, task: Task | None, preprocess: Map
             f"'{path}' does not say its {' and '.join(missing)}",
             hint=f"add {' and '.join(options[what] for what in missing)}",
         )
-    base = info or ModelInfo(name=path.stem, task=task, precision=stored_precision(read_model(path)))
-    return msgspec.structs.replace(base, task=task, preprocess=words)
+    return msgspec.structs.replace(info or ModelInfo(name=path.stem, task=task), task=task, preprocess=words)
 
 
 def stored_precision(model: ir.Model) -> Literal["fp32", "fp16", "int8"]:
@@ -103,16 +120,16 @@ def stored_precision(model: ir.Model) -> Literal["fp32", "fp16", "int8"]:
     return "fp16" if ir.DataType.FLOAT16 in kinds else "fp32"
 
 
-def _boundary(image: TensorSpec, out: TensorSpec, task: Task, path: Path) -> tuple[Output, int]:
-    """Where the graph ends, read off the shape of its first output."""
-    rank, height = len(out.shape), image.shape[2]
+def _boundary(size: tuple[int, int], out: TensorSpec, task: Task, path: Path) -> tuple[Output, int]:
+    """Where the graph ends, read off the shape of its first output; `size` is (height, width) of the input."""
+    rank, height = len(out.shape), size[0]
     integer = np.issubdtype(np.dtype(out.dtype), np.integer)
     if task == "cls" and rank == 2:
         return "logits", 0
     if task == "seg" and rank == 4 and not integer and height % out.shape[2] == 0:
         stride = height // out.shape[2]
         return ("logits" if stride > 1 else "logits-full"), stride
-    if task == "seg" and integer and out.shape[-2:] == image.shape[-2:]:
+    if task == "seg" and integer and out.shape[-2:] == size:
         return "classmap", 1
     scores = "(N, classes)" if task == "cls" else "(N, classes, height / stride, width / stride) or class ids"
     raise UserError(

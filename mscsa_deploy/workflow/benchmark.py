@@ -19,8 +19,9 @@ from mscsa_deploy.workflow.choice import choose, p50
 from mscsa_deploy.workflow.evaluate import ImageSet
 from mscsa_deploy.workflow.images import open_images
 from mscsa_deploy.workflow.measure import Measurement, measure_variants, measure_variants_on
+from mscsa_deploy.workflow.opening import open_subject
 from mscsa_deploy.workflow.output import write_output
-from mscsa_deploy.workflow.subject import Subject, SubjectRequest, open_subject
+from mscsa_deploy.workflow.subject import Subject, SubjectRequest
 from mscsa_deploy.workflow.variants import Variant
 
 if TYPE_CHECKING:

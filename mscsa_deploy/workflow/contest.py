@@ -13,7 +13,7 @@ from mscsa_deploy.core.tensors import Array
 from mscsa_deploy.errors import SpecError, StageError, UnsupportedError, UserError
 from mscsa_deploy.imaging.preprocess import preprocess
 from mscsa_deploy.parity.compare import Comparator
-from mscsa_deploy.workflow.evaluate import ImageSet, Judge, judge_for
+from mscsa_deploy.workflow.evaluate import ImageSet, Judge, class_count, judge_for
 from mscsa_deploy.workflow.images import open_images
 
 if TYPE_CHECKING:
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from mscsa_deploy.parity.bisect import RunFile
     from mscsa_deploy.runtimes.protocol import Session
     from mscsa_deploy.workflow.contestants import Contestant
-
-MAX_CLASSES = 256
-"""Class numbers that a uint8 mask can hold; counted where a class map does not tell how many there are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +89,7 @@ def run_part(contest: Contest, indices: Sequence[int] | None = None, progress: P
     """
     with contextlib.ExitStack() as stack:
         reference = stack.enter_context(_open(contest.reference, contest))
-        images = contest.images(class_count(reference, contest.labels))
+        images = contest.images(class_count(reference.outputs, contest.labels))
         if len(images) == 0:
             raise UserError(f"'{images.dataset.name}' holds no images", hint="name a folder of images")
         scores = [Score(judge_for(images)) for _ in range(1 + len(contest.candidates))]
@@ -110,14 +107,6 @@ def run_part(contest: Contest, indices: Sequence[int] | None = None, progress: P
             _run_image(images, index, reference, sessions, scores)
         progress(len(wanted), len(wanted), "verify")
     return scores
-
-
-def class_count(session: Session, labels: Sequence[str]) -> int:
-    """How many classes the model of `session` tells apart."""
-    output = session.outputs[0] if session.outputs else None
-    if output is not None and output.dtype.startswith("float") and len(output.shape) > 1 and output.shape[1] > 0:
-        return output.shape[1]
-    return len(labels) or MAX_CLASSES
 
 
 def _open(contestant: Contestant, contest: Contest) -> Session:

@@ -139,17 +139,17 @@ def _precision_of(path: Path) -> str:
 
 def _read_onnx(path: Path) -> tuple[Says, str]:
     from mscsa_deploy.core.config import convert
-    from mscsa_deploy.graphs.check import op_histogram, read_model
+    from mscsa_deploy.graphs.check import read_model
+    from mscsa_deploy.graphs.foreign import stored_precision
     from mscsa_deploy.graphs.metadata import info_of
     from mscsa_deploy.imaging.preprocess import Preprocess
 
     model = read_model(path)
-    info = info_of(model, source=str(path))
-    quantized = any("Quantize" in op or op.startswith("QLinear") for op in op_histogram(model))
+    info, precision = info_of(model, source=str(path)), stored_precision(model)
     if info is None:
-        return Says(), "int8" if quantized else "fp32"
+        return Says(), precision
     spec = convert(info.preprocess, Preprocess, source=str(path)) if info.preprocess else None
-    return Says(task=info.task, preprocess=spec, labels=info.labels), "int8" if quantized else info.precision
+    return Says(task=info.task, preprocess=spec, labels=info.labels), precision
 
 
 def _read_torch(path: Path) -> tuple[Says, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
@@ -11,7 +11,7 @@ import numpy as np
 
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.report import Metric
-from mscsa_deploy.core.tensors import Array
+from mscsa_deploy.core.tensors import Array, TensorSpec
 from mscsa_deploy.errors import UserError
 from mscsa_deploy.imaging.classmap import class_map, resize_nearest
 from mscsa_deploy.imaging.preprocess import Preprocess, preprocess
@@ -22,6 +22,9 @@ from mscsa_deploy.parity.metrics import ConfusionMatrix, ImageScores, TopK, valu
 if TYPE_CHECKING:
     from mscsa_deploy.imaging.dataset import Dataset
     from mscsa_deploy.runtimes.protocol import Session
+
+MAX_CLASSES = 256
+"""Class numbers that a uint8 mask can hold; counted where a class map does not tell how many there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,14 @@ def evaluate(
 def _only_output(session: Session, array: Array) -> Array:
     name = session.inputs[0].name
     return next(iter(session.run({name: array}).values()))
+
+
+def class_count(outputs: Sequence[TensorSpec], labels: Sequence[str]) -> int:
+    """How many classes a model with these outputs tells apart."""
+    output = outputs[0] if outputs else None
+    if output is not None and output.dtype.startswith("float") and len(output.shape) > 1 and output.shape[1] > 0:
+        return output.shape[1]
+    return len(labels) or MAX_CLASSES
 
 
 def judge_for(images: ImageSet) -> Judge:

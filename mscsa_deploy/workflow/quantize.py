@@ -26,8 +26,9 @@ from mscsa_deploy.workflow.evaluate import Evaluation, ImageSet, evaluate
 from mscsa_deploy.workflow.gates import LEAST_AGREEMENT, LEAST_SHARE, MAX_DROP
 from mscsa_deploy.workflow.images import open_images
 from mscsa_deploy.workflow.measure import Measurement, measure_variants
+from mscsa_deploy.workflow.opening import open_subject
 from mscsa_deploy.workflow.output import write_output
-from mscsa_deploy.workflow.subject import Subject, SubjectRequest, open_subject
+from mscsa_deploy.workflow.subject import Subject, SubjectRequest
 from mscsa_deploy.workflow.variants import Variant
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def run_quantize(
 
     environment = read_environment()
     profile = read_profile(request.device) if request.device else pick_profile(environment)[0]
-    subject = open_subject(request.model, request, profile, progress, runtimes=(request.runtime,))
+    subject = open_subject(request.model, request, profile, progress, runtimes=(request.runtime,), rewrite=True)
     base = recipe_for(request.runtime, profile, subject.name, named=request.recipe)
     with write_output(out, force=force) as work, tempfile.TemporaryDirectory(prefix="mscsa-deploy-") as folder:
         bench = _open_bench(request, subject, profile, environment, Path(folder), progress=progress)

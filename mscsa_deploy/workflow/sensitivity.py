@@ -12,9 +12,10 @@ from mscsa_deploy.core.report import Record
 from mscsa_deploy.errors import UnsupportedError, UserError
 from mscsa_deploy.workflow.build import quantize_cached
 from mscsa_deploy.workflow.images import open_images
+from mscsa_deploy.workflow.opening import open_subject
 from mscsa_deploy.workflow.output import write_output
 from mscsa_deploy.workflow.quantize import recipe_for
-from mscsa_deploy.workflow.subject import SubjectRequest, open_subject
+from mscsa_deploy.workflow.subject import SubjectRequest
 
 if TYPE_CHECKING:
     from mscsa_deploy.calibration.sensitivity import Sensitivity
@@ -81,7 +82,7 @@ def run_sensitivity(
     from mscsa_deploy.runtimes.profile import pick_profile, read_profile
 
     profile = read_profile(request.device) if request.device else pick_profile(read_environment())[0]
-    subject = open_subject(request.model, request, profile, progress, runtimes=(request.runtime,))
+    subject = open_subject(request.model, request, profile, progress, runtimes=(request.runtime,), rewrite=True)
     recipe = recipe_for(request.runtime, profile, subject.name, named=request.recipe)
     if recipe.engine != "onnxruntime":
         raise UserError(

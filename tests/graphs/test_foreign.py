@@ -33,6 +33,7 @@ def body(inputs: str, outputs: str, nodes: str) -> str:
 
 def test_foreign_file_is_described_by_what_was_told(tmp_path) -> None:
     found = adopt(write(tmp_path, SEG_18), task="seg", preprocess=PREPROCESS)
+    assert not found.changed
     assert found.info == ModelInfo(name="net", task="seg", stride=2, preprocess=PREPROCESS)
     assert found.notes == ()
 
@@ -59,9 +60,24 @@ def test_what_is_not_said_is_asked_for(tmp_path, told, message) -> None:
 
 def test_old_opset_is_converted_and_noted(tmp_path) -> None:
     path = write(tmp_path, SEG.replace("IR", "6").replace("OPSET", "11"))
-    found = adopt(path, task="seg", preprocess=PREPROCESS)
+    found = adopt(path, task="seg", preprocess=PREPROCESS, rewrite=True)
     assert opset_of(found.model) == 18
-    assert found.notes == ("converted from opset 11 to 18",)
+    assert (found.changed, found.notes) == (True, ("converted from opset 11 to 18",))
+
+
+def test_old_opset_is_left_alone_where_the_file_is_only_run(tmp_path) -> None:
+    found = adopt(write(tmp_path, SEG.replace("IR", "6").replace("OPSET", "11")), task="seg", preprocess=PREPROCESS)
+    assert opset_of(found.model) == 11
+    assert (found.changed, found.notes) == (False, ())
+
+
+def test_batch_may_be_free_and_pixels_may_be_the_input(tmp_path) -> None:
+    nodes = "f = Cast <to = 1> (x) c = Transpose <perm = [0, 3, 1, 2]> (f) "
+    nodes += "y = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (c)"
+    found = adopt(
+        write(tmp_path, body("uint8[N,8,16,3] x", "float[N,3,4,8] y", nodes)), task="seg", preprocess=PREPROCESS
+    )
+    assert (found.inputs[0].shape, found.info.output, found.info.stride) == ((-1, 8, 16, 3), "logits", 2)
 
 
 def test_weights_listed_as_inputs_are_no_inputs(tmp_path) -> None:
@@ -121,7 +137,7 @@ def test_boundary_is_read_off_the_output(tmp_path, text, task, expected) -> None
         pytest.param(
             body("float[1,8,8,3] x", "float[1,8,8,3] y", "y = Relu (x)"),
             "seg",
-            "expected one float32 image",
+            "expected one image: float32",
             id="layout",
         ),
         pytest.param(

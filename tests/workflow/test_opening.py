@@ -1,0 +1,65 @@
+"""What an ONNX file from elsewhere becomes for the tools after export."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+
+from mscsa_deploy.core.files import sha256_file
+from mscsa_deploy.errors import UserError
+from mscsa_deploy.runtimes.profile import read_profile
+from mscsa_deploy.workflow.opening import open_subject
+from mscsa_deploy.workflow.subject import SubjectRequest
+
+SEG = """
+<ir_version: 6, opset_import: ["" : OPSET]>
+g (float[1,3,64,96] x) => (float[1,4,32,48] y) <float[4,3,2,2] w = {WEIGHTS}> { y = Conv <strides = [2, 2]> (x, w) }
+""".replace("WEIGHTS", ", ".join(["0.5"] * 48))
+CLASSES = """
+<ir_version: 8, opset_import: ["" : 18]>
+g (float[1,3,64,96] x) => (int64[1,64,96] y) { y = ArgMax <axis = 1, keepdims = 0> (x) }
+"""
+
+
+@pytest.fixture
+def opened(tmp_path, monkeypatch):
+    """Open a graph in ONNX text as a foreign file; returns (its path, the subject)."""
+    monkeypatch.setenv("MSCSA_DEPLOY_CACHE", str(tmp_path / "cache"))
+    preprocess = tmp_path / "preprocess.toml"
+    preprocess.write_text("height = 64\nwidth = 96\n")
+
+    def opened(text, **more):
+        path = tmp_path / "net.onnx"
+        path.write_bytes(onnx.parser.parse_model(text).SerializeToString())
+        ask = SubjectRequest(task="seg", preprocess=preprocess)
+        return path, open_subject(str(path), ask, read_profile("generic_x86"), lambda *_: None, **more)
+
+    return opened
+
+
+def test_a_file_that_is_only_run_is_run_as_it_is(opened):
+    path, subject = opened(SEG.replace("OPSET", "11"))
+    assert (subject.name, subject.classes, subject.sha256) == ("net", 4, sha256_file(path))
+    assert {variant.artifact.path for variant in subject.variants} == {path}
+
+
+def test_a_file_that_others_are_made_from_is_brought_to_our_opset(opened):
+    path, subject = opened(SEG.replace("OPSET", "11"), rewrite=True)
+    adopted = subject.float_for("onnxruntime").artifact
+    assert adopted.path.name == "net.onnx"
+    assert onnx.load(adopted.path).opset_import[0].version == 18
+    assert onnx.load(path).opset_import[0].version == 11
+
+
+def test_a_file_of_our_opset_is_used_where_it_lies(opened):
+    path, subject = opened(SEG.replace("OPSET", "18"), rewrite=True)
+    assert subject.float_for("onnxruntime").artifact.path == path
+
+
+def test_a_class_map_without_labels_may_hold_any_class_of_a_byte(opened):
+    assert opened(CLASSES)[1].classes == 256
+
+
+def test_another_layout_is_refused_with_what_was_expected(opened):
+    with pytest.raises(UserError, match=r"takes x float32 \[1, 64, 96, 3\], expected one image: float32"):
+        opened(CLASSES.replace("[1,3,64,96]", "[1,64,96,3]").replace("axis = 1", "axis = 3"))
