@@ -61,13 +61,15 @@ class Wiring:
 def excluded(model: onnx.ModelProto, recipe: CalibrationRecipe) -> dict[str, str]:
     """Nodes that the recipe's rules leave float: name to reason, the first matching rule's.
 
+    A rule about operators says nothing about a model without them.
+
     Raises:
-        UserError: A rule matches no node, so it cannot do what its writer meant.
+        UserError: A rule that names nodes matches none, so it cannot do what its writer meant.
     """
     reasons: dict[str, str] = {}
     for rule in recipe.keep_float:
         matched = match(model, rule)
-        if not matched:
+        if rule.nodes and not matched:
             raise UserError(
                 f"recipe '{recipe.name}': the keep_float rule '{rule.reason}' matches no node of the model",
                 hint="remove the rule, or use a recipe made for this model",

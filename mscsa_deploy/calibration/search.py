@@ -1,85 +1,71 @@
 """The fastest INT8 file within an accuracy budget, by measured latency on this device.
 
-The search is a pure function of its measurements: every one is written to a log as it is made, a resumed search
-takes what the log holds, and replaying a whole log gives the same recipe and so the same bytes.
+Latency is cheap and does not depend on the calibration pictures, so every placement is timed first, made with a few
+pictures; accuracy is measured only for those that beat the best float artefact, the fastest first. The search is a
+pure function of its measurements: they are in its log, and replaying a log gives the same recipe and so the same bytes.
 """
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Protocol
 
-import msgspec
-
+from mscsa_deploy.calibration.search_log import LogEntry, Measurement, SearchLog, What
 from mscsa_deploy.calibration.search_space import observers, placements, repairs
-from mscsa_deploy.core.config import Config
-from mscsa_deploy.core.files import content_key
 from mscsa_deploy.core.progress import silent
-from mscsa_deploy.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from mscsa_deploy.calibration.recipe import CalibrationRecipe
+    from mscsa_deploy.calibration.search_space import Rest
     from mscsa_deploy.core.progress import Progress
 
-log = logging.getLogger(__name__)
+# Placements whose accuracy is looked at, each with its repairs, before the search gives up.
+MOST_CONTENDERS = 6
+# Settings that change numbers in the file, not which kernels run.
+NUMBERS = frozenset(
+    {"name", "summary", "observer", "percentile", "averaging", "samples", "bias_correction", "equalize"}
+)
 
 
-class Measurement(Config, frozen=True, kw_only=True):
-    """What one candidate is worth.
+class Measures(Protocol):
+    """What the search asks of its surroundings."""
 
-    Args:
-        status: ``ok``, or ``failed`` when it could not be made or run.
-        latency_ms: Median on this device, one thread unless the caller says otherwise.
-        value: The task metric on the validation pictures, in percent.
-        reference: The float model's value on the same pictures.
-        reason: Why it failed.
-    """
+    def time(self, recipes: Sequence[CalibrationRecipe]) -> Sequence[Measurement]:
+        """Latency of each placement, in turns with the best float artefact; a few pictures are enough for ranges."""
 
-    status: Literal["ok", "failed"] = "ok"
-    latency_ms: float = 0.0
-    value: float = 0.0
-    reference: float = 0.0
-    reason: str = ""
+    def score(self, recipe: CalibrationRecipe) -> Measurement:
+        """Accuracy of the finished file on the validation pictures."""
 
-    @property
-    def drop(self) -> float:
-        """Reference minus value, in points."""
-        return self.reference - self.value
+    def confirm(self, recipe: CalibrationRecipe) -> Measurement:
+        """Latency of the finished file against the best float artefact, measured longer than by `time`."""
+
+    def rank(self, recipe: CalibrationRecipe) -> Sequence[Sequence[str]]:
+        """Node names per block, the most damaging block first; called only when a repair is needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What an INT8 file may cost in accuracy, and what it has to beat in time.
+    """What an INT8 file may cost in accuracy, and by how much it has to beat float.
 
     Args:
         max_drop: Points of the metric.
-        best_float_ms: Latency of the fastest float (FP32, FP16 or BF16) artefact on this device.
         min_share: Least share of the reference value, in percent.
         noise: Latencies closer than this share are the same; the earlier candidate wins.
+        worth: Least speed-up over the best float artefact.
     """
 
     max_drop: float
-    best_float_ms: float
     min_share: float = 96.0
     noise: float = 0.03
+    worth: float = 1.02
 
     def allows(self, found: Measurement) -> bool:
         """Whether the candidate ran and is accurate enough."""
-        enough = found.value >= found.reference * self.min_share / 100.0
-        return found.status == "ok" and found.drop <= self.max_drop and enough
-
-
-class LogEntry(Config, frozen=True, kw_only=True):
-    """One measured candidate; `key` identifies recipe and context."""
-
-    key: str
-    stage: str
-    recipe: dict[str, Any]
-    measured: Measurement
+        if found.status == "failed" or found.value is None or found.reference is None:
+            return False
+        return found.drop <= self.max_drop and found.value >= found.reference * self.min_share / 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +74,20 @@ class Outcome:
 
     Args:
         recipe: The winner; None when no INT8 candidate is both within budget and faster than float.
-        measured: Its measurement, or the best candidate's when there is no winner.
         verdict: One sentence for the report.
-        entries: Every measurement, in order.
+        entries: Every measurement it rests on, in order.
     """
 
     recipe: CalibrationRecipe | None
-    measured: Measurement | None
     verdict: str
     entries: tuple[LogEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    recipe: CalibrationRecipe
+    found: Measurement
+    repaired: bool = False
 
 
 class Search:
@@ -104,142 +95,147 @@ class Search:
 
     Args:
         base: The recipe to start from.
-        measure: Makes and measures a candidate; called at most once per candidate and log.
+        measures: Makes and measures candidates; asked at most once per candidate and log.
         budget: What is allowed.
-        context: What a measurement depends on besides the recipe (model, data, device, tools), as text.
-        log_path: Where measurements are kept; an existing file of the same context is taken up.
-        rank: Node names per block, the most damaging first, for a recipe; called only when a repair is needed.
+        log: Where measurements are kept.
+        rests: Further types in which the device can compute what is not quantized.
         extra: More base recipes to consider, e.g. of another engine.
-        progress: Told after each measurement.
+        progress: Told before each step.
     """
 
     def __init__(
         self,
         base: CalibrationRecipe,
-        measure: Callable[[CalibrationRecipe], Measurement],
+        measures: Measures,
         *,
         budget: Budget,
-        context: Mapping[str, str],
-        log_path: Path,
-        rank: Callable[[CalibrationRecipe], Sequence[Sequence[str]]],
+        log: SearchLog,
+        rests: Sequence[Rest] = (),
         extra: Sequence[CalibrationRecipe] = (),
         progress: Progress = silent,
     ) -> None:
         self.base = base
-        self.measure = measure
+        self.measures = measures
         self.budget = budget
-        self.context = dict(context)
-        self.log_path = log_path
-        self.rank = rank
+        self.log = log
+        self.rests = tuple(rests)
         self.extra = tuple(extra)
         self.progress = progress
-        self.known = {entry.key: entry for entry in read_log(log_path, self.context)}
-        self.entries: list[LogEntry] = []
 
     def run(self) -> Outcome:
-        """The fastest allowed recipe.
+        """The fastest allowed recipe."""
+        everything = self._timed("placement", (*placements(self.base, rests=self.rests), *self.extra))
+        pool = [each for each in everything if each.found.speedup >= self.budget.worth]
+        if not pool:
+            return self._outcome(None, self._too_slow(everything))
+        scored: list[Measurement] = []
+        left = MOST_CONTENDERS
+        while pool and left:
+            contender = self._fastest(pool)
+            pool.remove(contender)
+            left -= not contender.repaired
+            self.progress(MOST_CONTENDERS - left, MOST_CONTENDERS, f"contender {contender.recipe.name}")
+            rivals = self._rivals(contender)
+            scored += [found for _, found in rivals]
+            allowed = [pair for pair in rivals if self.budget.allows(pair[1])]
+            if not allowed:
+                pool += self._repaired(contender, rivals)
+                continue
+            winner, worth = max(allowed, key=lambda pair: _quality(pair[1]))
+            confirmed = self._confirmed(winner)
+            if confirmed.speedup >= self.budget.worth:
+                return self._outcome(winner, _praise(winner, worth, confirmed))
+        return self._outcome(None, self._too_damaged(scored))
 
-        Raises:
-            UserError: The log at `log_path` was written in another context; the differing field is named.
-        """
-        tried = [self._try("placement", recipe) for recipe in (*placements(self.base), *self.extra)]
-        fastest = self._fastest(tried)
-        if fastest is None:
-            return self._outcome(None)
-        tried += [self._try("observer", recipe) for recipe in observers(fastest[0])[1:]]
-        best = self._most_accurate([pair for pair in tried if _same_placement(pair[0], fastest[0])])
-        allowed = [pair for pair in tried if self.budget.allows(pair[1])]
-        if not self.budget.allows(best[1]):
-            for recipe in repairs(best[0], self.rank(best[0])):
-                pair = self._try("repair", recipe)
-                if self.budget.allows(pair[1]):
-                    allowed.append(pair)
-                    break
-        quick = self._fastest(allowed)
-        # Equal placements run equally fast, so among those the most accurate one is taken.
-        rivals = [pair for pair in allowed if quick and _same_placement(pair[0], quick[0])]
-        return self._outcome(self._most_accurate(rivals) if rivals else None)
+    def _timed(self, stage: str, recipes: Sequence[CalibrationRecipe]) -> list[_Timed]:
+        """Latencies, those that are not in the log measured together."""
+        facts = [_placement(recipe) for recipe in recipes]
+        known = [self.log.find("latency", each) for each in facts]
+        missing = [position for position, found in enumerate(known) if found is None]
+        measured = self.measures.time([recipes[position] for position in missing]) if missing else ()
+        for position, found in zip(missing, measured, strict=True):
+            self.log.add(stage, "latency", facts[position], recipes[position].plain(), found)
+            known[position] = found
+        return [_Timed(recipe, found) for recipe, found in zip(recipes, known, strict=True) if found is not None]
 
-    def _try(self, stage: str, recipe: CalibrationRecipe) -> tuple[CalibrationRecipe, Measurement]:
-        key = content_key({"recipe": {**recipe.plain(), "name": "", "summary": ""}, "context": self.context})
-        entry = self.known.get(key)
-        if entry is None:
-            entry = LogEntry(key=key, stage=stage, recipe=recipe.plain(), measured=self.measure(recipe))
-            append_log(self.log_path, self.context, entry)
-            self.known[key] = entry
-        self.entries.append(entry)
-        self.progress(len(self.entries), 0, f"{stage} {recipe.name}")
-        return recipe, entry.measured
+    def _rivals(self, contender: _Timed) -> list[tuple[CalibrationRecipe, Measurement]]:
+        """The contender with every way to choose ranges, scored; a repaired one as it is."""
+        recipe = contender.recipe
+        rivals = [(recipe, self._scored("accuracy", recipe))]
+        if contender.repaired or rivals[0][1].status == "failed":
+            return rivals
+        others = observers(recipe)[1:]
+        alike = [each for each in others if _placement(each) == _placement(recipe)]
+        timed = self._timed("observer", [each for each in others if each not in alike])
+        alike += [each.recipe for each in timed if each.found.speedup >= self.budget.worth]
+        return rivals + [(each, self._scored("observer", each)) for each in others if each in alike]
 
-    def _fastest(
-        self, pairs: Sequence[tuple[CalibrationRecipe, Measurement]]
-    ) -> tuple[CalibrationRecipe, Measurement] | None:
-        """The first pair, in walking order, that is as fast as any within noise."""
-        running = [pair for pair in pairs if pair[1].status == "ok"]
+    def _repaired(self, contender: _Timed, rivals: Sequence[tuple[CalibrationRecipe, Measurement]]) -> Sequence[_Timed]:
+        """The contender's most accurate form with damaging blocks left float, as far as that still beats float."""
+        running = [pair for pair in rivals if pair[1].status == "ok"]
+        if contender.repaired or not running:
+            return ()
+        recipe = max(running, key=lambda pair: _quality(pair[1]))[0]
+        timed = self._timed("repair", repairs(recipe, self.measures.rank(recipe)))
+        return [_Timed(each.recipe, each.found, True) for each in timed if each.found.speedup >= self.budget.worth]
+
+    def _scored(self, stage: str, recipe: CalibrationRecipe) -> Measurement:
+        return self._measured("accuracy", stage, recipe, lambda: self.measures.score(recipe))
+
+    def _confirmed(self, recipe: CalibrationRecipe) -> Measurement:
+        return self._measured("confirmation", "winner", recipe, lambda: self.measures.confirm(recipe))
+
+    def _measured(self, what: What, stage: str, recipe: CalibrationRecipe, measure: Any) -> Measurement:
+        facts = {**recipe.plain(), "name": "", "summary": ""}
+        found = self.log.find(what, facts)
+        if found is None:
+            found = measure()
+            assert isinstance(found, Measurement)
+            self.log.add(stage, what, facts, recipe.plain(), found)
+        return found
+
+    def _fastest(self, pool: Sequence[_Timed]) -> _Timed:
+        """The first, in walking order, that is as fast as any within noise."""
+        limit = max(each.found.speedup for each in pool) / (1 + self.budget.noise)
+        return next(each for each in pool if each.found.speedup >= limit)
+
+    def _too_slow(self, everything: Sequence[_Timed]) -> str:
+        running = [each for each in everything if each.found.status == "ok"]
         if not running:
-            return None
-        limit = min(pair[1].latency_ms for pair in running) * (1 + self.budget.noise)
-        return next(pair for pair in running if pair[1].latency_ms <= limit)
+            return f"no INT8 candidate runs: {everything[0].found.reason}"
+        best = max(running, key=lambda each: each.found.speedup)
+        return (
+            f"INT8 is not faster than the best float artefact here: {best.found.latency_ms:.2f} ms "
+            f"({best.recipe.name}) against {best.found.float_ms:.2f} ms; no accuracy was measured"
+        )
 
-    def _most_accurate(
-        self, pairs: Sequence[tuple[CalibrationRecipe, Measurement]]
-    ) -> tuple[CalibrationRecipe, Measurement]:
-        """The pair of the highest value; the first of equals."""
-        return max((pair for pair in pairs if pair[1].status == "ok"), key=lambda pair: pair[1].value)
+    def _too_damaged(self, scored: Sequence[Measurement]) -> str:
+        drops = [found.drop for found in scored if found.status == "ok"]
+        within = [found for found in scored if self.budget.allows(found)]
+        if within:
+            return "no INT8 candidate within budget stays faster than the best float artefact when measured longer"
+        reason = f"the least drop is {min(drops):.2f} points" if drops else "none of them runs"
+        return f"no INT8 faster than float is within {self.budget.max_drop:g} points: {reason}"
 
-    def _outcome(self, winner: tuple[CalibrationRecipe, Measurement] | None) -> Outcome:
-        entries = tuple(self.entries)
-        running = [entry.measured for entry in entries if entry.measured.status == "ok"]
-        if winner is None:
-            closest = min(running, key=lambda found: found.drop, default=None)
-            reason = "no INT8 candidate runs" if closest is None else f"the least drop is {closest.drop:.2f} points"
-            return Outcome(None, closest, f"no INT8 within {self.budget.max_drop} points: {reason}", entries)
-        recipe, found = winner
-        if found.latency_ms >= self.budget.best_float_ms:
-            verdict = f"INT8 is not faster here: {found.latency_ms:.2f} ms, float {self.budget.best_float_ms:.2f} ms"
-            return Outcome(None, found, verdict, entries)
-        gain = self.budget.best_float_ms / found.latency_ms
-        verdict = f"{recipe.name}: {found.latency_ms:.2f} ms, {gain:.2f}x the best float, drop {found.drop:.2f} points"
-        return Outcome(recipe, found, verdict, entries)
+    def _outcome(self, winner: CalibrationRecipe | None, verdict: str) -> Outcome:
+        return Outcome(winner, verdict, tuple(self.log.used))
 
 
-def _same_placement(one: CalibrationRecipe, two: CalibrationRecipe) -> bool:
-    """Whether two recipes quantize the same nodes the same way and differ in numbers only."""
-    numbers = {
-        "name", "summary", "observer", "percentile", "averaging", "samples", "bias_correction", "equalize",
-        "smooth_quant",
-    }  # fmt: skip
-    left, right = one.plain(), two.plain()
-    return all(left[key] == right[key] for key in left if key not in numbers)
+def _placement(recipe: CalibrationRecipe) -> dict[str, Any]:
+    """What decides a recipe's latency."""
+    plain = recipe.plain()
+    rules = [{**rule, "reason": ""} for rule in plain["keep_float"]]
+    return {**{key: value for key, value in plain.items() if key not in NUMBERS}, "keep_float": rules}
 
 
-def read_log(path: Path, context: Mapping[str, str]) -> tuple[LogEntry, ...]:
-    """The measurements in the log at `path`; none when there is no file.
-
-    Raises:
-        UserError: It is damaged or belongs to another context.
-    """
-    if not path.exists():
-        return ()
-    lines = path.read_bytes().splitlines()
-    try:
-        found = msgspec.json.decode(lines[0], type=dict[str, str]) if lines else {}
-        for name in sorted({*found, *context}):
-            if found.get(name) != context.get(name):
-                raise UserError(
-                    f"search log '{path}' does not fit: its {name} is {found.get(name)}, expected {context.get(name)}",
-                    hint="delete the log to search again",
-                )
-        return tuple(msgspec.json.decode(line, type=LogEntry) for line in lines[1:])
-    except msgspec.DecodeError as error:
-        raise UserError(f"search log '{path}' is damaged: {error}", hint="delete it to search again") from error
+def _quality(found: Measurement) -> tuple[float, float]:
+    """What the most accurate has most of: the least error at the outputs, then the metric; ties go to the first."""
+    low = float("-inf")
+    return (low if found.sqnr_db is None else found.sqnr_db, low if found.value is None else found.value)
 
 
-def append_log(path: Path, context: Mapping[str, str], entry: LogEntry) -> None:
-    """Add one measurement to the log at `path`, writing its header first when it is new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = not path.exists()
-    with path.open("ab") as stream:
-        if fresh:
-            stream.write(msgspec.json.encode(dict(sorted(context.items()))) + b"\n")
-        stream.write(msgspec.json.encode(entry) + b"\n")
+def _praise(recipe: CalibrationRecipe, found: Measurement, confirmed: Measurement) -> str:
+    return (
+        f"{recipe.name}: {confirmed.latency_ms:.2f} ms, {confirmed.speedup:.2f}x the best float "
+        f"({confirmed.float_ms:.2f} ms), drop {found.drop:+.2f} points"
+    )

@@ -6,7 +6,7 @@ So safe choices come first and unusual ones last.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mscsa_deploy.calibration.recipe import CalibrationRecipe, FloatRule
 from mscsa_deploy.core.config import to_plain
@@ -14,6 +14,7 @@ from mscsa_deploy.core.config import to_plain
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+Rest = Literal["fp32", "fp16", "bf16"]
 CHAIN = ("Conv", "Add", "Concat", "AveragePool", "Relu", "Clip", "Split", "Resize", "Reshape", "Transpose")
 WEIGHTS = ("Conv", "Gemm", "MatMul")
 ATTENTION = FloatRule(reason="attention between two activations stays float", op_types=("MatMul",), weightless=True)
@@ -33,12 +34,25 @@ NNCF: dict[str, Any] = {
 }  # fmt: skip
 # How many of the most sensitive blocks a repair leaves float, step by step.
 REPAIRS = (1, 2, 4, 8)
+# How many pictures a file is made from that is only timed.
+DRAFT_SAMPLES = 8
 # Histograms cost about half a second a picture of 512x512, and settle with fewer pictures than extremes do.
 HISTOGRAM_SAMPLES = 64
 
 
-def placements(base: CalibrationRecipe) -> tuple[CalibrationRecipe, ...]:
-    """The base recipe, then others that differ in what is quantized; accuracy and speed both change."""
+def placements(base: CalibrationRecipe, *, rests: Sequence[Rest] = ()) -> tuple[CalibrationRecipe, ...]:
+    """The base recipe, then others that differ in what is quantized; accuracy and speed both change.
+
+    Args:
+        base: What to start from.
+        rests: Further types in which the device can compute what is not quantized; each placement is tried in each.
+    """
+    found = _placements(base)
+    others = (recipe.changed(f"{recipe.name}+{rest}", rest=rest) for rest in rests for recipe in found)
+    return (*found, *(recipe for recipe in others if recipe.rest != base.rest))
+
+
+def _placements(base: CalibrationRecipe) -> tuple[CalibrationRecipe, ...]:
     changes: list[tuple[str, dict[str, Any]]] = [("", {})]
     if base.engine == "nncf":
         changes += [
@@ -46,6 +60,7 @@ def placements(base: CalibrationRecipe) -> tuple[CalibrationRecipe, ...]:
             ("transformer", {"preset": "performance", "model_type": "transformer"}),
             ("mixed", {"preset": "mixed", "model_type": "none"}),
             ("qdq-chain", {**QDQ, "op_types": (*CHAIN, "Gemm", "MatMul"), "keep_float": (ATTENTION,)}),
+            ("qdq-injection", {**QDQ, "op_types": (*CHAIN, "Gemm", "MatMul"), "keep_float": (ATTENTION, INJECTION)}),
             ("qdq-weights", {**QDQ, "op_types": WEIGHTS, "keep_float": (ATTENTION,)}),
         ]
     elif base.runtime == "tensorrt":
@@ -79,6 +94,14 @@ def _stem(convs: int) -> FloatRule:
     return FloatRule(reason="the first convolutions work on few channels", first_convs=convs)
 
 
+def drafted(recipe: CalibrationRecipe) -> CalibrationRecipe:
+    """The same placement with ranges from a few pictures: enough to time it, not to judge its answers."""
+    return recipe.changed(
+        recipe.name, samples=min(recipe.samples, DRAFT_SAMPLES), observer="minmax", equalize=False,
+        bias_correction="none",
+    )  # fmt: skip
+
+
 def observers(base: CalibrationRecipe) -> tuple[CalibrationRecipe, ...]:
     """The base recipe, then others with the same placement and another way to choose ranges; only accuracy changes."""
     changes: list[tuple[str, dict[str, Any]]] = [("", {})]
@@ -96,7 +119,9 @@ def observers(base: CalibrationRecipe) -> tuple[CalibrationRecipe, ...]:
             ("equalize", {"equalize": True}),
         ]
     else:
-        changes += [("bias", {"bias_correction": "fast"}), ("smooth", {"smooth_quant": 0.95})]
+        changes.append(("bias", {"bias_correction": "fast"}))
+        if base.model_type == "transformer":
+            changes.append(("smooth", {"smooth_quant": 0.95}))
     return _distinct(base, changes)
 
 

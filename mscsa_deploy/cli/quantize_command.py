@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from mscsa_deploy.workflow.quantize import QuantizeOutcome
 
+COLUMNS = (("latency_ms", ".2f"), ("speedup_vs_best_float", ".2f"), ("value", ".2f"), ("drop", "+.2f"))
+
 
 @click.command("quantize")
 @click.argument("model")
@@ -35,7 +37,8 @@ def command(terminal: Terminal, out: Path, *, force: bool, **settings: Any) -> i
     fastest artefact within the budget is searched for by measuring on this device; an interrupted search goes on
     where it stopped. If there is none, the report says why and the exit code is 5.
     """
-    from mscsa_deploy.workflow.quantize import QuantizeRequest, run_quantize
+    from mscsa_deploy.workflow.quantize import run_quantize
+    from mscsa_deploy.workflow.quantize_bench import QuantizeRequest
 
     with terminal.progress() as progress:
         outcome, code = run_quantize(QuantizeRequest(**settings), out, force=force, progress=progress)
@@ -54,10 +57,14 @@ def command(terminal: Terminal, out: Path, *, force: bool, **settings: Any) -> i
 def _table(outcome: QuantizeOutcome) -> Table:
     from rich.table import Table
 
-    table = Table("step", "recipe", title="Candidates", title_justify="left")
-    for column in ("ms", "value %", "drop"):
+    table = Table("step", "recipe", title=f"Candidates, against {outcome.best_float}", title_justify="left")
+    for column in ("ms", "speed-up", "value %", "drop"):
         table.add_column(column, justify="right")
     for line in outcome.search:
-        numbers = (f"{line['latency_ms']:.2f}", f"{line['value']:.2f}", f"{line['drop']:+.2f}")
-        table.add_row(line["stage"], line["recipe"], *(numbers if line["status"] == "ok" else ("", "", "failed")))
+        cells = [_number(line, key, shape) for key, shape in COLUMNS]
+        table.add_row(line["stage"], line["recipe"], *(["", "", "", "failed"] if line["status"] == "failed" else cells))
     return table
+
+
+def _number(line: dict[str, Any], key: str, shape: str) -> str:
+    return format(line[key], shape) if key in line else ""

@@ -1,78 +1,35 @@
-"""`quantize`: a float model becomes INT8 for one runtime and device, and is kept only if it is right and pays.
-
-Without a recipe the budgeted search of `calibration.search` walks placements, observers and float fallbacks; this
-module gives it its two measures: accuracy on validation images, latency on this device.
-"""
+"""`quantize`: a float model becomes INT8 for one runtime and device, and is kept only if it is right and pays."""
 
 from __future__ import annotations
 
-import logging
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mscsa_deploy.core.config import to_json
-from mscsa_deploy.core.files import cache_root, content_key
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.report import Metric, ParityNumbers, Record
-from mscsa_deploy.errors import DeployError, UserError
-from mscsa_deploy.workflow.build import quantize_cached
-from mscsa_deploy.workflow.evaluate import Evaluation, ImageSet, evaluate
-from mscsa_deploy.workflow.gates import LEAST_AGREEMENT, LEAST_SHARE, MAX_DROP
-from mscsa_deploy.workflow.images import open_images
-from mscsa_deploy.workflow.measure import Measurement, measure_variants
+from mscsa_deploy.errors import UserError
 from mscsa_deploy.workflow.opening import open_subject
 from mscsa_deploy.workflow.output import write_output
-from mscsa_deploy.workflow.subject import Subject, SubjectRequest
-from mscsa_deploy.workflow.variants import Variant
+from mscsa_deploy.workflow.quantize_bench import Bench, QuantizeRequest, open_bench
+from mscsa_deploy.workflow.quantize_search import log_lines, search
 
 if TYPE_CHECKING:
     from mscsa_deploy.calibration.quantizer import Quantized
     from mscsa_deploy.calibration.recipe import CalibrationRecipe
-    from mscsa_deploy.calibration.samples import Samples
-    from mscsa_deploy.calibration.search import Measurement as Worth
-    from mscsa_deploy.core.environment import Environment
     from mscsa_deploy.runtimes.profile import DeviceProfile
-
-logger = logging.getLogger(__name__)
-
-# Long enough for a ratio within a few percent, short enough for twenty candidates.
-CANDIDATE_PRESET = {"min_seconds": 1.5, "min_samples": 40, "blocks": 8, "row_cap_seconds": 12.0, "remeasures": 0}
-SCORING_THREADS = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuantizeRequest(SubjectRequest):
-    """What to quantize and what it may cost.
-
-    Args:
-        model: A zoo name, recipe, ONNX file or bundle.
-        runtime: For which runtime.
-        recipe: A calibration recipe to use as it is; None searches.
-        calibration: Images that ranges are taken from.
-        validation: Images that candidates are scored on.
-        validation_images: At most so many of them.
-        max_drop: Points of the metric; the task's usual budget if None.
-        draw: Which draw of calibration images; 0 covers the set evenly.
-    """
-
-    model: str
-    runtime: str
-    recipe: str | None = None
-    calibration: str = "calibration"
-    validation: str = "validation"
-    validation_images: int | None = None
-    max_drop: float | None = None
-    draw: int = 0
+    from mscsa_deploy.workflow.evaluate import Evaluation
 
 
 class QuantizeOutcome(Record, frozen=True, kw_only=True):
-    """What came out; `artifact` is empty when nothing within budget was faster than float."""
+    """What came out; `artifact` is empty when nothing within budget was faster than float.
+
+    `best_float` names the float variant that INT8 had to beat; `search` has a line per candidate of a search.
+    """
 
     model: str
     runtime: str
@@ -89,32 +46,8 @@ class QuantizeOutcome(Record, frozen=True, kw_only=True):
     quantized_ops: int = 0
     left_float: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    best_float: str = ""
     search: tuple[dict[str, Any], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """What candidates are made from and judged with.
-
-    Args:
-        subject: The float model.
-        best_float: The variant that INT8 has to beat: the fastest float one of this runtime.
-        samples: Calibration samples.
-        images: Validation images.
-        reference: The float model's evaluation on them.
-        outputs: Its outputs, kept for comparison.
-        profile: Class of device.
-        environment: This machine.
-    """
-
-    subject: Subject
-    best_float: Variant
-    samples: Samples
-    images: ImageSet
-    reference: Evaluation
-    outputs: Path
-    profile: DeviceProfile
-    environment: Environment
 
 
 def recipe_for(runtime: str, profile: DeviceProfile, model: str, *, named: str | None = None) -> CalibrationRecipe:
@@ -154,11 +87,11 @@ def run_quantize(
     subject = open_subject(request.model, request, profile, progress, runtimes=(request.runtime,), rewrite=True)
     base = recipe_for(request.runtime, profile, subject.name, named=request.recipe)
     with write_output(out, force=force) as work, tempfile.TemporaryDirectory(prefix="mscsa-deploy-") as folder:
-        bench = _open_bench(request, subject, profile, environment, Path(folder), progress=progress)
+        bench = open_bench(request, subject, profile, environment, Path(folder), progress=progress)
         if request.recipe is not None or request.runtime == "tensorrt":
-            outcome, made = _by_recipe(base, bench, request, progress)
+            outcome, made = _by_recipe(base, bench)
         else:
-            outcome, made = _by_search(base, bench, request, progress)
+            outcome, made = _by_search(base, bench)
         if made is not None:
             for file in (made.artifact.path, made.artifact.path.with_suffix(".bin")):
                 if file.is_file():
@@ -167,214 +100,52 @@ def run_quantize(
     return outcome, 0 if outcome.passed else 5
 
 
-def _open_bench(
-    request: QuantizeRequest,
-    subject: Subject,
-    profile: DeviceProfile,
-    environment: Environment,
-    folder: Path,
-    *,
-    progress: Progress,
-) -> Bench:
-    from mscsa_deploy.calibration.samples import from_dataset
-    from mscsa_deploy.imaging.dataset import refuse_overlap
-    from mscsa_deploy.runtimes import RUNTIMES
-
-    calibration = open_images(request.calibration, subject.task, subject.classes)
-    validation = open_images(request.validation, subject.task, subject.classes)
-    refuse_overlap(calibration, validation)
-    samples = from_dataset(calibration, subject.preprocess, input_name=subject.declared.name)
-    images = ImageSet(validation, subject.preprocess, subject.task, subject.classes, request.validation_images)
-    best_float = subject.float_for(request.runtime)
-    outputs = folder / "reference.npy"
-    runner = best_float if best_float.status == "ok" else replace(best_float, runtime="onnxruntime")
-    settings = replace(runner.settings, threads=SCORING_THREADS, device="cpu")
-    with RUNTIMES.load(runner.runtime)().load(runner.artifact.path, settings) as session:
-        reference = evaluate(session, images, keep=outputs, progress=progress, label="accuracy of float")
-    return Bench(subject, best_float, samples, images, reference, outputs, profile, environment)
-
-
-def _by_recipe(
-    recipe: CalibrationRecipe, bench: Bench, request: QuantizeRequest, progress: Progress
-) -> tuple[QuantizeOutcome, Quantized | None]:
-    made = quantize_cached(bench.best_float.artifact.path, _drawn(bench, recipe, request), recipe, progress)
-    score = _score(made, recipe, bench, progress)
-    passed, verdict = _within_budget(score, bench, request)
-    outcome = _outcome(bench, request, passed=passed, verdict=verdict, made=made, recipe=recipe, score=score)
+def _by_recipe(recipe: CalibrationRecipe, bench: Bench) -> tuple[QuantizeOutcome, Quantized | None]:
+    made = bench.make(recipe)
+    score = bench.score(bench.variant(made, recipe), recipe.name)
+    passed, verdict = bench.judge(score)
+    outcome = _outcome(bench, passed=passed, verdict=verdict, made=made, recipe=recipe, score=score)
     return outcome, made if passed else None
 
 
-def _by_search(
-    base: CalibrationRecipe, bench: Bench, request: QuantizeRequest, progress: Progress
-) -> tuple[QuantizeOutcome, Quantized | None]:
-    from mscsa_deploy.calibration.search import Budget, Search
-
-    float_ms = _latency([bench.best_float], bench, progress)[0]
-    budget = Budget(max_drop=_max_drop(bench, request), best_float_ms=float_ms, min_share=LEAST_SHARE)
-    context = {
-        "model": bench.best_float.artifact.sha256,
-        "calibration": bench.samples.key,
-        "validation": content_key({"images": bench.images.hashes}),
-        "device": bench.environment.fingerprint(),
-        "draw": str(request.draw),
-        "threads": str(bench.best_float.settings.threads),
-    }
-    search = Search(
-        base,
-        lambda recipe: _worth(recipe, bench, request, float_ms, progress=progress),
-        budget=budget,
-        context=context,
-        log_path=cache_root() / "search" / f"{content_key(context)}.jsonl",
-        rank=lambda recipe: _rank(recipe, bench, request, progress),
-        progress=progress,
-    )
-    found = search.run()
-    log = tuple(_log_line(entry) for entry in found.entries)
+def _by_search(base: CalibrationRecipe, bench: Bench) -> tuple[QuantizeOutcome, Quantized | None]:
+    found, best = search(base, bench)
+    log = log_lines(found.entries)
     if found.recipe is None:
-        outcome = _outcome(bench, request, passed=False, verdict=f"{found.verdict}; ship the float file", search=log)
-        return outcome, None
-    made = quantize_cached(bench.best_float.artifact.path, _drawn(bench, found.recipe, request), found.recipe, progress)
-    score = _score(made, found.recipe, bench, progress)
+        verdict = (
+            f"{found.verdict}; ship the float file, run as {best.label} (--recipe NAME makes an INT8 file all the same)"
+        )
+        return _outcome(bench, passed=False, verdict=verdict, best_float=best.label, search=log), None
+    made = bench.make(found.recipe)
+    score = bench.score(bench.variant(made, found.recipe), found.recipe.name)
     outcome = _outcome(
-        bench, request, passed=True, verdict=found.verdict, made=made, recipe=found.recipe, score=score, search=log
+        bench,
+        passed=True,
+        verdict=found.verdict,
+        made=made,
+        recipe=found.recipe,
+        score=score,
+        best_float=best.label,
+        search=log,
     )
     return outcome, made
 
 
-def _drawn(bench: Bench, recipe: CalibrationRecipe, request: QuantizeRequest) -> Samples:
-    return bench.samples.take(recipe.samples, draw=request.draw)
-
-
-def _variant(made: Quantized, recipe: CalibrationRecipe, bench: Bench) -> Variant:
-    runtime = "onnxruntime" if recipe.runtime == "tensorrt" else recipe.runtime
-    settings = bench.profile.settings(runtime, "int8", threads=bench.best_float.settings.threads)
-    if recipe.rest == "bf16":
-        settings = replace(settings, options={**settings.options, "float_precision": "bf16"})
-    return Variant(runtime=runtime, precision="int8", artifact=made.artifact, settings=settings, recipe=recipe.name)
-
-
-def _score(made: Quantized, recipe: CalibrationRecipe, bench: Bench, progress: Progress) -> Evaluation:
-    from mscsa_deploy.runtimes import RUNTIMES
-
-    variant = _variant(made, recipe, bench)
-    settings = replace(variant.settings, threads=SCORING_THREADS)
-    with RUNTIMES.load(variant.runtime)().load(variant.artifact.path, settings) as session:
-        return evaluate(
-            session, bench.images, reference=bench.outputs, progress=progress, label=f"accuracy of {recipe.name}"
-        )
-
-
-def _latency(variants: Sequence[Variant], bench: Bench, progress: Progress) -> list[float]:
-    """Median milliseconds of each variant, interleaved; infinite for one that did not run."""
-    from mscsa_deploy.timing.plan import preset
-
-    threads = bench.best_float.settings.threads
-    plan = Measurement(
-        group=bench.subject.name,
-        images=bench.images,
-        boundaries=("core",),
-        preset=preset("quick", **CANDIDATE_PRESET),
-        profile=bench.profile.name,
-        threads=threads,
-        affinity=bench.profile.cores(threads),
-        declared=bench.subject.declared,
-    )
-    with tempfile.TemporaryDirectory(prefix="mscsa-deploy-") as folder:
-        rows = measure_variants(
-            variants, plan, samples_dir=Path(folder), fingerprint=bench.environment.fingerprint(), progress=progress
-        )
-    found = [rows.get((position, "core")) for position in range(len(variants))]
-    return [row.latency_ms.p50 if row and row.latency_ms else float("inf") for row in found]
-
-
-def _worth(
-    recipe: CalibrationRecipe, bench: Bench, request: QuantizeRequest, float_ms: float, *, progress: Progress
-) -> Worth:
-    """Accuracy and latency of one candidate; its latency is scaled by that of float in the same run."""
-    from mscsa_deploy.calibration.search import Measurement as Worth
-
-    try:
-        made = quantize_cached(bench.best_float.artifact.path, _drawn(bench, recipe, request), recipe, progress)
-        score = _score(made, recipe, bench, progress)
-        now, candidate = _latency([bench.best_float, _variant(made, recipe, bench)], bench, progress)
-    except UserError:
-        raise
-    except DeployError as error:
-        logger.info("%s: %s", recipe.name, error)
-        return Worth(status="failed", reason=str(error))
-    value, reference = _headline(score, bench)
-    if candidate == float("inf"):
-        return Worth(status="failed", reason="it did not run")
-    return Worth(latency_ms=candidate * float_ms / now, value=value, reference=reference)
-
-
-def _headline(score: Evaluation, bench: Bench) -> tuple[float, float]:
-    """The candidate's metric and float's, in percent; agreement with float where there are no labels."""
-    metric = score.metric(bench.reference)
-    if metric is not None and metric.reference is not None:
-        return metric.value, metric.reference
-    agreement = score.parity.argmax_agreement if score.parity else None
-    return agreement or 0.0, 100.0
-
-
-def _max_drop(bench: Bench, request: QuantizeRequest) -> float:
-    if request.max_drop is not None:
-        return request.max_drop
-    name = next(iter(bench.reference.scores), "")
-    return MAX_DROP.get(name, 100.0 - LEAST_AGREEMENT)
-
-
-def _within_budget(score: Evaluation, bench: Bench, request: QuantizeRequest) -> tuple[bool, str]:
-    value, reference = _headline(score, bench)
-    budget = _max_drop(bench, request)
-    passed = reference - value <= budget and value >= reference * LEAST_SHARE / 100.0
-    name = next(iter(bench.reference.scores), "argmax agreement")
-    verdict = (
-        f"{name} {value:.2f} % against {reference:.2f} % of float: drop {reference - value:+.2f}, budget {budget:g}"
-    )
-    return passed, verdict
-
-
-def _rank(
-    recipe: CalibrationRecipe, bench: Bench, request: QuantizeRequest, progress: Progress
-) -> tuple[tuple[str, ...], ...]:
-    """Node names per block of `recipe`'s file, the most damaging first."""
-    from mscsa_deploy.calibration.sensitivity import measure_sensitivity
-
-    model = bench.best_float.artifact.path
-    made = quantize_cached(model, _drawn(bench, recipe, request), recipe, progress)
-    ranking = measure_sensitivity(model, made.artifact.path, bench.samples.take(4), progress=progress)
-    return tuple(unit.nodes for unit in ranking.units)
-
-
-def _log_line(entry: Any) -> dict[str, Any]:
-    measured = entry.measured
-    return {
-        "stage": entry.stage,
-        "recipe": entry.recipe["name"],
-        "status": measured.status,
-        "latency_ms": round(measured.latency_ms, 4),
-        "value": round(measured.value, 4),
-        "drop": round(measured.drop, 4),
-        "reason": measured.reason,
-    }
-
-
 def _outcome(
     bench: Bench,
-    request: QuantizeRequest,
     *,
     passed: bool,
     verdict: str,
     made: Quantized | None = None,
     recipe: CalibrationRecipe | None = None,
     score: Evaluation | None = None,
+    best_float: str = "",
     search: tuple[dict[str, Any], ...] = (),
 ) -> QuantizeOutcome:
     kept = made if passed else None
     return QuantizeOutcome(
         model=bench.subject.name,
-        runtime=request.runtime,
+        runtime=bench.request.runtime,
         profile=bench.profile.name,
         passed=passed,
         verdict=verdict,
@@ -388,5 +159,6 @@ def _outcome(
         quantized_ops=made.quantized_ops if made else 0,
         left_float=tuple(f"{left.op} {left.node}: {left.reason}" for left in made.left_float) if made else (),
         notes=made.notes if made else (),
+        best_float=best_float,
         search=search,
     )

@@ -96,6 +96,12 @@ def test_a_rule_that_matches_nothing_is_refused(net_file, samples, tmp_path):
         quantize(net_file, samples, recipe(keep_float=(rule,)), tmp_path / "q.onnx")
 
 
+def test_a_rule_about_operators_says_nothing_about_a_model_without_them(net_file, samples, tmp_path):
+    rule = FloatRule(reason="attention stays float", op_types=("MatMul",), weightless=True)
+    made = quantize(net_file, samples, recipe(keep_float=(rule,)), tmp_path / "q.onnx")
+    assert not any(left.reason == rule.reason for left in made.left_float)
+
+
 def test_a_recipe_that_leaves_everything_float_fails(net_file, samples, tmp_path):
     rule = FloatRule(reason="all of them", nodes=(".*",))
     with pytest.raises(StageError, match="every operator float"):
