@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import tomllib
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 
 from mscsa_deploy.errors import UserError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 T = TypeVar("T")
 
@@ -50,11 +48,17 @@ def read_json(path: Path, kind: type[T]) -> T:
 
 
 def convert(data: Any, kind: type[T], *, source: str) -> T:
-    """Plain containers as a `kind`; `source` names them in the error."""
+    """Plain containers as a `kind`, a path being text; `source` names them in the error."""
     try:
-        return msgspec.convert(data, kind)
+        return msgspec.convert(data, kind, dec_hook=_path)
     except msgspec.ValidationError as error:
         raise UserError(f"'{source}': {error}", hint="see the README of its folder for the keys") from error
+
+
+def _path(kind: type, value: Any) -> Path:
+    if kind is not Path or not isinstance(value, str):
+        raise TypeError(f"Expected `{kind.__name__}`, got `{type(value).__name__}`")
+    return Path(value)
 
 
 def to_plain(value: Any) -> Any:

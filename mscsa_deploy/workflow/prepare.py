@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mscsa_deploy.core.config import to_json
 from mscsa_deploy.core.files import content_key, sha256_file
 from mscsa_deploy.errors import UserError
+from mscsa_deploy.models.spec import Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from mscsa_deploy.graphs.metadata import ModelInfo
     from mscsa_deploy.imaging.preprocess import Preprocess
     from mscsa_deploy.models.checkpoint import FitReport
-    from mscsa_deploy.models.spec import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

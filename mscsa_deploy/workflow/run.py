@@ -3,69 +3,54 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
+import tomli_w
 
 from mscsa_deploy import __version__
-from mscsa_deploy.core.config import Config, read_toml
+from mscsa_deploy.core.config import Config, convert, read_toml
 from mscsa_deploy.core.files import sha256_file
 from mscsa_deploy.core.progress import Progress, silent
-from mscsa_deploy.errors import UserError
-
-if TYPE_CHECKING:
-    from mscsa_deploy.workflow.deployment import DeployRequest, Finished
+from mscsa_deploy.errors import UserError, unknown_name
+from mscsa_deploy.workflow.deployment import DeployRequest, Finished
 
 TOOL = "mscsa_deploy"
 CHECKPOINT = "checkpoint_sha256"
 
 
-class DeployTable(Config, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The ``[deploy]`` table: the fields of `DeployRequest`, as TOML spells them; what is left out was not given."""
-
-    model: str
-    task: Literal["cls", "seg"] | None = None
-    checkpoint: str | None = None
-    key_map: str | None = None
-    allow_partial: bool = False
-    random_weights: int | None = None
-    num_classes: int | None = None
-    size: tuple[int, int] | None = None
-    calibration: str = "calibration"
-    validation: str = "validation"
-    evaluation: str = "evaluation"
-    runtimes: tuple[str, ...] | None = None
-    device: str | None = None
-    threads: int | None = None
-    preset: str = "quick"
-    max_drop: float | None = None
-    require_int8: bool = False
-    evaluation_images: int | None = None
-    calibration_images: int | None = None
+class _File(Config, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    command: Literal["deploy"]
+    deploy: dict[str, Any]
+    made_with: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-class Resolved(Config, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A whole ``resolved.toml``.
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a ``resolved.toml`` says.
 
     Args:
-        command: What is replayed.
-        deploy: What it was told.
+        request: The deployment to do again.
         made_with: Versions of the tools, and the hash of the checkpoint.
     """
 
-    command: Literal["deploy"]
-    deploy: DeployTable
-    made_with: dict[str, str] = msgspec.field(default_factory=dict)
+    request: DeployRequest
+    made_with: dict[str, str]
 
-    def request(self) -> DeployRequest:
-        """The deployment to do again."""
-        from mscsa_deploy.workflow.deployment import DeployRequest
 
-        plain: dict[str, Any] = msgspec.structs.asdict(self.deploy)
-        for name in ("checkpoint", "key_map"):
-            plain[name] = Path(plain[name]) if plain[name] is not None else None
-        return DeployRequest(**plain)
+def resolved_toml(request: DeployRequest, profile: str, made_with: Mapping[str, str]) -> str:
+    """The text of a ``resolved.toml``: what was asked for, on which class of device, and with what it was made.
+
+    Only what the user named is written, so that a runtime nobody asked for may be missing where it is replayed; the
+    device profile, which decides the rest, always is.
+    """
+    asked = {name: value for name, value in msgspec.to_builtins(request, enc_hook=str).items() if value is not None}
+    asked["device"] = request.device or profile
+    del asked["command"]
+    return tomli_w.dumps({"command": "deploy", "deploy": asked, "made_with": {TOOL: __version__, **made_with}})
 
 
 def read_resolved(path: Path) -> Resolved:
@@ -74,7 +59,13 @@ def read_resolved(path: Path) -> Resolved:
     Raises:
         UserError: It cannot be read, is for another command, or holds an unknown key.
     """
-    return read_toml(path / "resolved.toml" if path.is_dir() else path, Resolved)
+    path = path / "resolved.toml" if path.is_dir() else path
+    file = read_toml(path, _File)
+    settings = {field.name for field in fields(DeployRequest)} - {"command"}
+    for name in file.deploy:
+        if name not in settings:
+            raise unknown_name(f"setting of '{path}'", name, settings)
+    return Resolved(convert(file.deploy, DeployRequest, source=f"{path} [deploy]"), file.made_with)
 
 
 def version_warning(resolved: Resolved) -> str:
@@ -109,11 +100,9 @@ def run_resolved(
         UserError: The checkpoint is not the one that was deployed, or what the file names is gone.
         DeployError: What `workflow.deploy.run_deploy` raises.
     """
-    from dataclasses import replace
-
     from mscsa_deploy.workflow.deploy import run_deploy
 
-    request = replace(resolved.request(), command=command)
+    request = replace(resolved.request, command=command)
     _check_checkpoint(request, resolved.made_with.get(CHECKPOINT, ""))
     return run_deploy(request, out, force=force, progress=progress)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import io
 import shutil
 from collections.abc import Sequence
@@ -12,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-import tomli_w
 
-from mscsa_deploy import __version__
 from mscsa_deploy.core.config import to_plain
+from mscsa_deploy.core.environment import package_versions
 from mscsa_deploy.core.report import Report, Row
 from mscsa_deploy.core.tensors import Array
+from mscsa_deploy.workflow.run import CHECKPOINT, resolved_toml
 
 if TYPE_CHECKING:
     from mscsa_deploy.bundle.manifest import ArtifactEntry, Golden, Measurement
@@ -29,6 +28,7 @@ ANY_RUNTIME = ("onnxruntime", "openvino")
 PICTURES = 4
 FOLDER = "pictures"
 CARD = "MODEL_CARD.md"
+TOOLS = ("torch", "onnx", "onnx-ir", "onnxsim", "onnxruntime", "openvino", "nncf", "tensorrt-rtx")
 
 
 def write_bundle_files(work: Path, report: Report, results: Results) -> Report:
@@ -40,7 +40,9 @@ def write_bundle_files(work: Path, report: Report, results: Results) -> Report:
     prepared = results.prepared
     if prepared.card is not None:
         shutil.copyfile(prepared.card, work / CARD)
-    (work / "resolved.toml").write_text(resolved_toml(results), encoding="utf-8")
+    made_with = {CHECKPOINT: prepared.source_sha256, **package_versions(TOOLS)}
+    resolved = resolved_toml(results.settings, results.profile.name, made_with)
+    (work / "resolved.toml").write_text(resolved, encoding="utf-8")
     pictures = write_pictures(work, results) if prepared.task == "seg" else ()
     report = msgspec.structs.replace(report, pictures=pictures)
     write_report(report, work)
@@ -66,34 +68,12 @@ def write_bundle_files(work: Path, report: Report, results: Results) -> Report:
         license=prepared.license,
         model_card=CARD if prepared.card else "",
         recipe=to_plain(prepared.recipe),
-        tools=_tools(),
+        tools=package_versions(TOOLS),
         environment=report.environment,
         data=report.data,
     )
     write_bundle(work, manifest)
     return report
-
-
-def resolved_toml(results: Results) -> str:
-    """Everything that `run` needs to do the same again."""
-    plain = {key: value for key, value in dataclasses.asdict(results.settings).items() if value is not None}
-    plain = {key: str(value) if isinstance(value, Path) else value for key, value in plain.items()}
-    plain.pop("command", None)
-    plain["device"] = results.profile.name
-    if "runtimes" not in plain:
-        plain["runtimes"] = list(dict.fromkeys(variant.runtime for variant in results.variants))
-    facts = {"mscsa_deploy": __version__, "checkpoint_sha256": results.prepared.source_sha256}
-    return tomli_w.dumps({"command": "deploy", "deploy": plain, "made_with": {**facts, **_tools()}})
-
-
-def _tools() -> dict[str, str]:
-    found = {}
-    for name in ("torch", "onnx", "onnx-ir", "onnxsim", "onnxruntime", "openvino", "nncf", "tensorrt-rtx"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _palette(results: Results) -> tuple[Color, ...]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import msgspec
 import pytest
 import tomli_w
 
 from mscsa_deploy import __version__
 from mscsa_deploy.core.report import Report
 from mscsa_deploy.workflow.deployment import DeployRequest, Finished
-from mscsa_deploy.workflow.run import DeployTable, read_resolved, version_warning
+from mscsa_deploy.workflow.run import read_resolved, resolved_toml, version_warning
 
 DEPLOY = {
     "model": "topformer_t_mscsa",
@@ -53,15 +52,6 @@ def deployed(monkeypatch):
     return calls
 
 
-def test_the_table_has_the_fields_of_a_deployment():
-    fields = {field.name for field in dataclasses.fields(DeployRequest)} - {"command"}
-    assert set(DeployTable.__struct_fields__) == fields
-    defaults = {field.name: field.default for field in dataclasses.fields(DeployRequest)}
-    for field in msgspec.structs.fields(DeployTable):
-        if field.name != "model":
-            assert field.default == defaults[field.name], field.name
-
-
 def test_the_same_request_is_made_again(cli, resolved, deployed, tmp_path):
     outcome = cli("run", resolved(), "-o", tmp_path / "again", "--json", "-q")
     assert outcome.code == 0
@@ -80,21 +70,30 @@ def test_a_directory_is_enough_and_the_result_goes_beside_it(cli, resolved, depl
     assert deployed[0][1] == folder.resolve().with_name("bundle-again")
 
 
-def test_what_deploy_writes_can_be_read(tmp_path):
-    settings = DeployRequest(model="m", checkpoint=Path("w.safetensors"), size=(64, 64), runtimes=("openvino",))
-    plain = {key: value for key, value in dataclasses.asdict(settings).items() if value is not None}
-    plain = {key: str(value) if isinstance(value, Path) else value for key, value in plain.items()}
-    plain.pop("command")
+def test_what_deploy_writes_is_read_back(tmp_path):
+    weights = Path("w.safetensors")
+    asked = DeployRequest(model="m", checkpoint=weights, size=(64, 64), runtimes=("openvino",), command="deploy m")
     path = tmp_path / "resolved.toml"
-    path.write_text(tomli_w.dumps({"command": "deploy", "deploy": plain, "made_with": {}}))
-    assert read_resolved(path).request() == settings
+    path.write_text(resolved_toml(asked, "generic_x86", {"onnx": "1.23"}))
+    read = read_resolved(path)
+    assert read.request == dataclasses.replace(asked, device="generic_x86", command="")
+    assert read.made_with == {"mscsa_deploy": __version__, "onnx": "1.23"}
+
+
+def test_only_what_was_asked_for_is_written(tmp_path):
+    path = tmp_path / "resolved.toml"
+    path.write_text(resolved_toml(DeployRequest(model="m", device="jetson_orin"), "jetson_orin", {}))
+    request = read_resolved(path).request
+    # Runtimes that nobody named may be missing where it is replayed.
+    assert request.runtimes is None
+    assert request == DeployRequest(model="m", device="jetson_orin")
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        pytest.param({"deploy": {**DEPLOY, "modle": "x"}}, "unknown field `modle`", id="unknown key"),
-        pytest.param({"deploy": {**DEPLOY, "threads": "two"}}, "$.deploy.threads", id="wrong type"),
+        pytest.param({"deploy": {**DEPLOY, "modle": "x"}}, "did you mean 'model'", id="unknown key"),
+        pytest.param({"deploy": {**DEPLOY, "threads": "two"}}, "$.threads", id="wrong type"),
         pytest.param({"deploy": {"task": "seg"}}, "`model`", id="no model"),
         pytest.param({"command": "benchmark"}, "$.command", id="other command"),
     ],

@@ -1,6 +1,7 @@
 """The main job on a small input size: every stage for real, with timing that only shows that it runs."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,23 @@ def test_deploy_keeps_no_path_of_the_machine(deployed):
     for name in ("manifest.json", "report.json", "report.md", "resolved.toml"):
         text = (out / name).read_text().replace(str(out), "OUT")
         assert str(Path.home()) not in text, name
+
+
+def test_replay_gives_the_same_files(deployed, tmp_path, monkeypatch):
+    # Nothing of the first run is at hand: every artefact is made anew. What is measured on them makes no files.
+    monkeypatch.setenv("MSCSA_DEPLOY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("mscsa_deploy.workflow.deploy.measure_variants", lambda *_, **__: {})
+    monkeypatch.setattr("mscsa_deploy.workflow.deploy.score_variants", lambda all_, *_, **__: [(v, None) for v in all_])
+    out = tmp_path / "again"
+    assert run(["run", str(deployed[1] / "resolved.toml"), "-o", str(out), "-q"]) == 0
+    first, again = (json.loads((folder / "manifest.json").read_text()) for folder in (deployed[1], out))
+    hashes = [{f["path"]: f["sha256"] for f in each["files"]} for each in (first, again)]
+    made = [path for artifact in first["artifacts"] for path in (artifact["path"], *artifact["files"])]
+    assert len(made) >= 4
+    assert {path: hashes[1].get(path) for path in made} == {path: hashes[0][path] for path in made}
+    assert tomllib.loads((out / "resolved.toml").read_text()) == tomllib.loads(
+        (deployed[1] / "resolved.toml").read_text()
+    )
 
 
 def test_bundle_answers_through_the_light_runner(deployed, tmp_path):
