@@ -17,6 +17,7 @@ from mscsa_deploy.calibration.equalization import equalized
 from mscsa_deploy.calibration.feeding import quiet
 from mscsa_deploy.calibration.half import to_half_rest
 from mscsa_deploy.calibration.placement import excluded, left_float, tensorrt_faults
+from mscsa_deploy.calibration.pooling import pools_as_convs
 from mscsa_deploy.calibration.provenance import describe, made_by, write_metadata
 from mscsa_deploy.calibration.quantizer import Quantized
 from mscsa_deploy.calibration.ranges import collect_ranges
@@ -87,6 +88,8 @@ def prepare(model: Path, samples: Samples, recipe: CalibrationRecipe) -> Source:
     source = open_source(model, opset=HALF_SCALE_OPSET if recipe.rest == "fp16" else PER_CHANNEL_OPSET)
     check_samples(samples, source.inputs)
     check_listens(source, samples.feed(samples.indices[0]), samples.feed(samples.indices[-1]))
+    if recipe.pools_as_convs:
+        source, _ = pools_as_convs(source)
     if recipe.equalize:
         source, _ = equalized(source)
     if recipe.bias_correction == "analytic":

@@ -82,6 +82,7 @@ class CalibrationRecipe(Config, frozen=True, kw_only=True):
         pair_on_weights: Weights stay float behind a Q/DQ pair (TensorRT) instead of being stored as int8.
         dedicated_pairs: One Q/DQ pair per consumer (TensorRT) instead of one shared pair.
         force_unquantized_inputs: Also quantize movers (Resize, Transpose...) whose input is not quantized.
+        pools_as_convs: Average pools as depthwise convolutions of constant weights, which have faster integer kernels.
         equalize: Cross-layer equalization of Conv-Relu-Conv chains before ranges are taken.
         bias_correction: ``analytic`` shifts each bias by the mean error that weight rounding causes;
             ``fast`` is NNCF's; ``none``.
@@ -115,6 +116,7 @@ class CalibrationRecipe(Config, frozen=True, kw_only=True):
     pair_on_weights: bool = False
     dedicated_pairs: bool = False
     force_unquantized_inputs: bool = False
+    pools_as_convs: bool = False
     equalize: bool = False
     bias_correction: Literal["none", "analytic", "fast"] = "none"
     preset: Literal["performance", "mixed"] = "performance"
@@ -141,8 +143,8 @@ class CalibrationRecipe(Config, frozen=True, kw_only=True):
             raise ValueError("engine nncf writes OpenVINO IR: runtime must be openvino")
         if self.observer in ("entropy", "mse"):
             raise ValueError(f"NNCF has no observer '{self.observer}'")
-        if self.bias_correction == "analytic" or self.equalize:
-            raise ValueError("analytic bias correction and equalize belong to engine onnxruntime")
+        if self.bias_correction == "analytic" or self.equalize or self.pools_as_convs:
+            raise ValueError("analytic bias correction, equalize and pools_as_convs belong to engine onnxruntime")
 
     @classmethod
     def read(cls, path: Path) -> CalibrationRecipe:

@@ -30,7 +30,7 @@ QDQ: dict[str, Any] = {
 }  # fmt: skip
 NNCF: dict[str, Any] = {
     "engine": "nncf", "preset": "performance", "model_type": "none", "bias_correction": "fast", "observer": "minmax",
-    "op_types": (), "keep_float": (), "equalize": False,
+    "op_types": (), "keep_float": (), "equalize": False, "pools_as_convs": False,
 }  # fmt: skip
 # How many of the most sensitive blocks a repair leaves float, step by step.
 REPAIRS = (1, 2, 4, 8)
@@ -85,6 +85,9 @@ def _qdq_changes(base: CalibrationRecipe) -> list[tuple[str, dict[str, Any]]]:
             changes.append((f"{name}-stem{convs}", {"op_types": op_types, "keep_float": kept}))
     if base.runtime == "openvino":
         changes.append(("injection", {"keep_float": (*base.keep_float, INJECTION)}))
+    gates = {"op_types": (*CHAIN, "Gemm", "Mul"), "force_unquantized_inputs": True}
+    changes.append(("gates", {**gates, "keep_float": (_stem(3),)}))
+    changes.append(("pools", {"pools_as_convs": not base.pools_as_convs}))
     changes.append(("force", {"force_unquantized_inputs": not base.force_unquantized_inputs}))
     changes.append(("per-tensor", {"per_channel": False}))
     return changes

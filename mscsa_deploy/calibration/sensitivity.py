@@ -158,7 +158,8 @@ def with_pairs(float_model: onnx.ModelProto, quantized: onnx.ModelProto, kept: f
         partner = partners.get(node.name)
         if node.name not in kept or partner is None:
             continue
-        for index, name in enumerate(partner.input):
+        # A pool that runs as a convolution has weights in the quantized file only.
+        for index, name in enumerate(partner.input[: len(node.input)]):
             step = _weight_step(pairs, name)
             if step is not None:
                 node.input[index] = f"{node.name}_{index}_dq"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -10,10 +12,12 @@ from onnx import numpy_helper, parser
 from mscsa_deploy.calibration.bias import corrected, rounded
 from mscsa_deploy.calibration.checks import plain_session
 from mscsa_deploy.calibration.equalization import equalized, find_pairs
+from mscsa_deploy.calibration.pooling import pools_as_convs
 from mscsa_deploy.calibration.quantizer import quantize
+from mscsa_deploy.calibration.sensitivity import measure_sensitivity
 from mscsa_deploy.calibration.source import initializers, open_source
 
-from .conftest import pictures, recipe
+from .conftest import net, pictures, recipe
 
 CHAIN = """<ir_version: 9, opset_import: ["" : 18]>
 chain (float[1,3,32,32] image) => (float[1,4,32,32] y) {
@@ -125,3 +129,30 @@ def _first(model, feed, like):
 def test_bias_correction_is_told_in_the_notes(chain_file, tmp_path):
     made = quantize(chain_file, pictures(), recipe(bias_correction="analytic"), tmp_path / "q.onnx")
     assert "3 biases corrected" in made.notes
+
+
+def test_pools_as_convolutions_give_the_same_numbers(net_file):
+    source = open_source(net_file)
+    made, count = pools_as_convs(source)
+    assert count == 1
+    assert "AveragePool" not in {node.op_type for node in made.model.graph.node}
+    assert made.notes[-1] == "1 average pools run as convolutions"
+    feed = next(iter(pictures()))
+    # Sums in another order: float32 rounding.
+    np.testing.assert_allclose(logits(made.model, feed), logits(source.model, feed), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("change", [{"pads": [1, 1, 1, 1]}, {"ceil_mode": 1}, {"auto_pad": "SAME_UPPER"}])
+def test_pools_with_a_border_stay_pools(change, net_file):
+    model = onnx.shape_inference.infer_shapes(net())
+    pool = next(node for node in model.graph.node if node.op_type == "AveragePool")
+    pool.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in change.items())
+    source = replace(open_source(net_file), model=model)
+    assert pools_as_convs(source)[1] == 0
+
+
+def test_a_pool_that_runs_as_a_convolution_is_quantized_and_ranked(net_file, samples, tmp_path):
+    made = quantize(net_file, samples, recipe(pools_as_convs=True), tmp_path / "q.onnx")
+    assert "pool" not in {left.node for left in made.left_float}
+    ranking = measure_sensitivity(net_file, tmp_path / "q.onnx", samples.take(2), by="node")
+    assert "pool" in {unit.unit for unit in ranking.units}
