@@ -7,7 +7,7 @@ from PIL import Image
 
 from mscsa_deploy.core.config import convert, to_plain
 from mscsa_deploy.errors import SpecError, UserError
-from mscsa_deploy.imaging.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, default_preprocess, preprocess
+from mscsa_deploy.imaging.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, default_preprocess, fit, preprocess
 
 # Pillow resizes 8-bit values in two fixed-point passes, each rounding to whole levels: up to about one level off
 # the real-valued result, in units of the input that is 1 / 255 / min(std).
@@ -76,6 +76,20 @@ def test_channels_stay_rgb():
 def test_one_pixel_wide_picture_is_accepted():
     spec = default_preprocess("cls", (32, 32))
     assert preprocess(np.zeros((50, 1, 3), np.uint8), spec).shape == (1, 3, 32, 32)
+
+
+def test_rows_are_resized_before_columns():
+    """By itself Pillow 13 does this portrait the other way round."""
+    portrait = np.random.default_rng(5).integers(0, 256, (80, 40, 3), dtype=np.uint8)
+    rows = Image.fromarray(portrait).resize((64, 80), Image.Resampling.BILINEAR)
+    expected = np.asarray(rows.resize((64, 64), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(fit(portrait, default_preprocess("seg", (64, 64))), expected)
+
+
+@pytest.mark.parametrize("task", ["seg", "cls"])
+def test_picture_that_would_grow_beyond_bounds_is_refused(task):
+    with pytest.raises(UserError, match="1x500000 pixels: too long and narrow"):
+        fit(np.zeros((500_000, 1, 3), np.uint8), default_preprocess(task, (224, 224)))
 
 
 def test_survives_the_round_trip_through_plain_containers():
