@@ -205,7 +205,7 @@ def _measure(
     made = measure_variants(
         variants, measurement, samples_dir=samples, fingerprint=environment.fingerprint(), resume=resume, progress=_tell
     )
-    scores = score_variants(variants, images, progress=_tell)
+    scores = [score for _, score in score_variants(variants, images, progress=_tell)]
     rows = []
     for (position, _), row in made.items():
         score = scores[position]

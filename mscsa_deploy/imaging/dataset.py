@@ -41,6 +41,9 @@ class Dataset(Protocol):
     def content_hash(self, index: int) -> str:
         """Hash of what picture `index` shows; equal for the same file in two sets."""
 
+    def target_hash(self, index: int) -> str:
+        """Hash of the target of picture `index`; empty where the picture's own hash covers it."""
+
 
 @dataclass
 class FileDataset:
@@ -87,6 +90,11 @@ class FileDataset:
             self._hashes[index] = sha256_file(self.samples[index].image)
         return self._hashes[index]
 
+    def target_hash(self, index: int) -> str:
+        """SHA-256 of the mask's file, or the label."""
+        sample = self.samples[index]
+        return str(sample.label) if sample.mask is None else sha256_file(sample.mask)
+
     def part_of(self, index: int) -> str:
         """A set of files has one part, the whole."""
         del index
@@ -112,6 +120,11 @@ class PicturesOnly:
     def load(self, index: int) -> tuple[npt.NDArray[np.uint8], Target]:
         """Picture `index` and None; see `Dataset.load`."""
         return self.dataset.load(index)[0], None
+
+    def target_hash(self, index: int) -> str:
+        """There is none."""
+        del index
+        return "none"
 
 
 def read_mask(path: Path) -> npt.NDArray[np.integer]:

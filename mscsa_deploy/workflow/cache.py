@@ -31,15 +31,28 @@ def cached(stage: str, parts: Mapping[str, Any], kind: type[T], make: Callable[[
         kind: Type of the record, made of dataclasses and plain containers.
         make: Fills the empty directory it is given; on an error nothing is kept.
     """
-    place = cache_root() / stage / content_key({**parts, "mscsa_deploy": __version__})
+    if known := find(stage, parts, kind):
+        logger.info("%s: taken from the cache (%s)", stage, known[0].name)
+        return known
+    with output_directory(_place(stage, parts)) as work:
+        record = make(work)
+        (work / RECORD).write_bytes(msgspec.json.encode(record, enc_hook=str))
+    made = find(stage, parts, kind)
+    assert made is not None
+    return made
+
+
+def find(stage: str, parts: Mapping[str, Any], kind: type[T]) -> tuple[Path, T] | None:
+    """What an earlier `cached` with these `parts` left; None if there is nothing."""
+    place = _place(stage, parts)
     if not place.is_dir():
-        with output_directory(place) as work:
-            record = make(work)
-            (work / RECORD).write_bytes(msgspec.json.encode(record, enc_hook=str))
-    else:
-        logger.info("%s: taken from the cache (%s)", stage, place.name)
+        return None
     data = (place / RECORD).read_bytes()
     return place, msgspec.json.decode(data, type=kind, dec_hook=lambda wanted, value: wanted(value))
+
+
+def _place(stage: str, parts: Mapping[str, Any]) -> Path:
+    return cache_root() / stage / content_key({**parts, "mscsa_deploy": __version__})
 
 
 def relative(artifact: Artifact, folder: Path) -> Artifact:

@@ -215,8 +215,10 @@ def _score(job: _Job) -> list[Evaluation | None]:
     with job.stages.stage("accuracy") as note:
         scored = score_variants(job.variants, job.images["evaluation"], progress=job.progress)
         job.variants = [variant for variant, _ in scored]
-        done = sum(score is not None for _, score in scored)
-        note.detail = f"{done} artefacts on {len(job.images['evaluation'])} images"
+        scores = [score for _, score in scored if score is not None]
+        kept = sum(score.kept for score in scores)
+        note.detail = f"{len(scores)} artefacts on {len(job.images['evaluation'])} images"
+        note.detail += f", {kept} of them from an earlier run" if kept else ""
     return [score for _, score in scored]
 
 

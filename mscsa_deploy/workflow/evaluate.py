@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 
+from mscsa_deploy.core.config import to_plain
+from mscsa_deploy.core.files import content_key
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.report import Metric
 from mscsa_deploy.core.tensors import Array, TensorSpec
-from mscsa_deploy.errors import UserError
+from mscsa_deploy.errors import StageError, UserError
 from mscsa_deploy.imaging.classmap import class_map, resize_nearest
 from mscsa_deploy.imaging.preprocess import Preprocess, preprocess
 from mscsa_deploy.parity.bootstrap import paired_drop
@@ -49,6 +51,13 @@ class ImageSet:
         return len(self.dataset) if self.limit is None else min(self.limit, len(self.dataset))
 
     @property
+    def key(self) -> str:
+        """Changes whenever a picture, a target, or how either is read does."""
+        targets = [self.dataset.target_hash(index) for index in range(len(self))]
+        facts = {"task": self.task, "classes": self.classes, "preprocess": to_plain(self.preprocess)}
+        return content_key({**facts, "images": self.hashes, "targets": targets})
+
+    @property
     def hashes(self) -> tuple[str, ...]:
         """Content hash of every image, in order."""
         return tuple(self.dataset.content_hash(index) for index in range(len(self)))
@@ -67,12 +76,14 @@ class Evaluation:
         scores: Per-image counts by metric name, the headline metric first; empty without labels.
         parity: How far the outputs lie from the reference's; None when this is the reference.
         parts: Headline metric over the named parts of the set (e.g. seen and held-out objects), percent.
+        kept: Whether it was taken from an earlier run of the same.
     """
 
     images: int
     scores: Mapping[str, ImageScores] = field(default_factory=dict)
     parity: Parity | None = None
     parts: Mapping[str, float] = field(default_factory=dict)
+    kept: bool = False
 
     def metric(self, reference: Evaluation | None) -> Metric | None:
         """The headline metric with its drop against `reference` and the paired bootstrap interval."""
@@ -116,38 +127,83 @@ def evaluate(
 
     Raises:
         UserError: The session takes more than one image, or there are no images.
+        StageError: It failed on an image.
+    """
+    (found,) = evaluate_all([session], images, reference=reference, keep=keep, progress=progress, label=label)
+    if isinstance(found, StageError):
+        raise found
+    return found
+
+
+def evaluate_all(
+    sessions: Sequence[Session],
+    images: ImageSet,
+    *,
+    reference: Path | None = None,
+    keep: Path | None = None,
+    progress: Progress = silent,
+    label: str = "evaluate",
+) -> list[Evaluation | StageError]:
+    """As `evaluate` for several sessions, with each image decoded once; one that fails does not stop the others.
+
+    Args:
+        sessions: All of them take the same input.
+        images: What to run.
+        reference: Outputs that an earlier call kept, to compare with.
+        keep: Where to keep the outputs of the first session.
+        progress: Told about every image.
+        label: What the progress calls this.
     """
     if len(images) == 0:
         raise UserError(f"'{images.dataset.name}' holds no images", hint="name a folder of images")
-    judge = judge_for(images)
-    comparator = Comparator() if reference is not None else None
     expected = np.load(reference, mmap_mode="r") if reference is not None else None
+    runs = [_Run(session, judge_for(images), None if expected is None else Comparator()) for session in sessions]
     kept: Array | None = None
     for index in range(len(images)):
         progress(index, len(images), label)
         image, target = images.dataset.load(index)
-        output = _only_output(session, preprocess(image, images.preprocess))
-        if keep is not None:
+        tensor = preprocess(image, images.preprocess)
+        for run in runs:
+            run.add(tensor, target, None if expected is None else expected[index : index + 1], name=str(index))
+        if keep is not None and runs[0].output is not None:
             if kept is None:
-                kept = np.lib.format.open_memmap(
-                    keep, mode="w+", dtype=output.dtype, shape=(len(images), *output.shape[1:])
-                )
-            kept[index] = output[0]
-        if comparator is not None and expected is not None:
-            comparator.add(expected[index : index + 1], output, names=[str(index)])
-        judge.add(output, target)
+                shape = (len(images), *runs[0].output.shape[1:])
+                kept = np.lib.format.open_memmap(keep, mode="w+", dtype=runs[0].output.dtype, shape=shape)
+            kept[index] = runs[0].output[0]
     progress(len(images), len(images), label)
-    return Evaluation(
-        images=len(images),
-        scores=judge.scores(),
-        parity=comparator.result() if comparator else None,
-        parts=part_values(images, judge.scores()),
-    )
+    return [run.failure or run.result(images) for run in runs]
 
 
-def _only_output(session: Session, array: Array) -> Array:
-    name = session.inputs[0].name
-    return next(iter(session.run({name: array}).values()))
+@dataclass
+class _Run:
+    """One session on its way over the images."""
+
+    session: Session
+    judge: Judge
+    comparator: Comparator | None
+    output: Array | None = None
+    failure: StageError | None = None
+
+    def add(self, tensor: Array, target: int | Array | None, expected: Array | None, *, name: str) -> None:
+        if self.failure is not None:
+            return
+        try:
+            self.output = next(iter(self.session.run({self.session.inputs[0].name: tensor}).values()))
+        except StageError as error:
+            self.output, self.failure = None, error
+            return
+        if self.comparator is not None and expected is not None:
+            self.comparator.add(expected, self.output, names=[name])
+        self.judge.add(self.output, target)
+
+    def result(self, images: ImageSet) -> Evaluation:
+        scores = self.judge.scores()
+        return Evaluation(
+            images=len(images),
+            scores=scores,
+            parity=self.comparator.result() if self.comparator else None,
+            parts=part_values(images, scores),
+        )
 
 
 def class_count(outputs: Sequence[TensorSpec], labels: Sequence[str]) -> int:
