@@ -78,7 +78,7 @@ def to_html(report: Report, directory: Path) -> str:
         accuracy=accuracy_facts(report),
         environment=environment_facts(report),
         method=method(report),
-        left_float=[(row_label(row), row.left_float) for row in report.rows if row.left_float],
+        left_float=_left_float(report),
     )
 
 
@@ -168,6 +168,12 @@ def _profiles(report: Report) -> list[tuple[str, list[OpShare]]]:
             raise UserError(f"the profile of {row_label(row)} is damaged: {error}") from error
         profiles.append((f"{row_label(row)}, {row.boundary.replace('_', ' ')}", _shares(profile)))
     return profiles
+
+
+def _left_float(report: Report) -> list[tuple[str, tuple[str, ...]]]:
+    """Label and float nodes of every quantized artefact, once however often it was measured."""
+    found = {(row.runtime, row.artifact): (row_label(row), row.left_float) for row in report.rows if row.left_float}
+    return list(found.values())
 
 
 def _shares(profile: OpProfile) -> list[OpShare]:

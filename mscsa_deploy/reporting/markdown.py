@@ -43,8 +43,8 @@ def columns(report: Report, rows: Sequence[Cells]) -> list[tuple[str, str]]:
 
 
 def common_setting(rows: Sequence[Cells]) -> str:
-    """The setting that all of `rows` share, or an empty string."""
-    settings = {row.setting for row in rows}
+    """The setting that all of `rows` that were measured share, or an empty string."""
+    settings = {row.setting for row in rows if row.p50} or {row.setting for row in rows}
     return settings.pop() if len(settings) == 1 else ""
 
 

@@ -93,7 +93,13 @@ def accuracy_facts(report: Report) -> dict[str, str]:
 
 def data_facts(report: Report) -> dict[str, str]:
     """The image sets, flattened likewise."""
-    return {name.replace("_", " "): text for name, value in report.data.items() if (text := _plain(name, value))}
+    found = {}
+    for name, value in report.data.items():
+        is_set = isinstance(value, dict) and {"name", "images", "of"} == value.keys()
+        text = f"{value['images']} of the {value['of']} of '{value['name']}'" if is_set else _plain(name, value)
+        if text:
+            found[name.replace("_", " ")] = text
+    return found
 
 
 def _plain(name: str, value: Any) -> str:
