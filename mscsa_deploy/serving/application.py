@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +15,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from mscsa_deploy import __version__
-from mscsa_deploy.serving.calls import ANSWERS, Call, InferCall, PictureCall
 from mscsa_deploy.serving.gate import Gate, Visit
-from mscsa_deploy.serving.intake import Intake, check_type, deadline_ms, header_length
+from mscsa_deploy.serving.inference import ROUTES, Inference, target
 from mscsa_deploy.serving.metrics import CONTENT_TYPE, Metrics
 from mscsa_deploy.serving.openapi import description
-from mscsa_deploy.serving.pool import too_late
 from mscsa_deploy.serving.refusal import Refusal
 from mscsa_deploy.serving.repository import Place, Repository
 from mscsa_deploy.serving.settings import Limits, Listen, Work
@@ -30,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from starlette.requests import Request
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from mscsa_deploy.serving.repository import Served
 
@@ -93,7 +90,12 @@ def application(service: Service, repository: Repository) -> ASGIApp:
             await asyncio.to_thread(repository.close)
 
     handlers = Handlers(service, repository)
-    app = Starlette(routes=handlers.routes(), lifespan=lifespan, exception_handlers=_ERRORS)
+    pages = Starlette(routes=handlers.routes(), lifespan=lifespan, exception_handlers=_ERRORS)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        inference = scope["type"] == "http" and scope["method"] == "POST" and target(scope["path"])
+        await (handlers.inference if inference else pages)(scope, receive, send)
+
     return Gate(app, metrics=service.metrics, token=service.listen.token)
 
 
@@ -107,7 +109,7 @@ class Handlers:
 
     def __init__(self, service: Service, repository: Repository) -> None:
         self._service, self._repository = service, repository
-        self._intake = Intake(service.limits, service.metrics)
+        self.inference = Inference(repository, work=service.work, limits=service.limits, metrics=service.metrics)
 
     def routes(self) -> list[Route]:
         """All paths."""
@@ -121,8 +123,11 @@ class Handlers:
             Route("/v2/repository/index", self.index, methods=["GET", "POST"]),
             *(Route(path, self.metadata) for path in (model, version)),
             *(Route(f"{path}/ready", self.model_ready) for path in (model, version)),
-            *(Route(f"{path}/infer", self.infer, methods=["POST"]) for path in (model, version)),
-            *(Route(f"{path}/picture", self.picture, methods=["POST"]) for path in (model, version)),
+            *(
+                Route(f"{path}/{route}", self.inference, methods=["POST"])
+                for path in (model, version)
+                for route in ROUTES
+            ),
             Route("/metrics", self.metrics),
             Route("/openapi.json", self.openapi),
             *(Route(path, _page(name)) for path, name in pages.items()),
@@ -162,28 +167,6 @@ class Handlers:
         served = self._find(request, "model_ready")
         return _json({"name": served.name, "ready": True})
 
-    async def infer(self, request: Request) -> Response:
-        """The protocol's inference."""
-        check_type(request, picture=False)
-        length = header_length(request)
-        return await self._answer(
-            request,
-            "infer",
-            lambda body, served: InferCall(body, length, name=served.name, version=served.version),
-        )
-
-    async def picture(self, request: Request) -> Response:
-        """A picture file in, its answer out."""
-        check_type(request, picture=True)
-        answer = request.query_params.get("answer", "json")
-        if answer not in ANSWERS:
-            raise Refusal(400, f"the answer '{answer[:32]}' is unknown; expected one of {', '.join(ANSWERS)}")
-        return await self._answer(
-            request,
-            "picture",
-            lambda body, served: PictureCall(body, answer, name=served.name, version=served.version),
-        )
-
     async def metrics(self, request: Request) -> Response:
         """Prometheus metrics."""
         _visit(request, "metrics")
@@ -199,28 +182,6 @@ class Handlers:
         served = self._repository.find(request.path_params["name"], request.path_params.get("version", ""))
         visit.model, visit.version = served.name, served.version
         return served
-
-    async def _answer(self, request: Request, route: str, call: Callable[[bytes, Served], Call]) -> Response:
-        served = self._find(request, route)
-        visit = _visit(request, route)
-        allowed = deadline_ms(request, self._service.work.deadline_ms) / 1e3
-        # Refused before its body is read, a request costs next to nothing.
-        served.pool.admit(time.monotonic() + allowed)
-        async with self._intake.body(request) as body:
-            visit.bytes_in = len(body)
-            deadline = time.monotonic() + allowed
-            # The bundle may have been replaced while the body came in; from here to submit nothing waits.
-            served = self._repository.find(served.name, request.path_params.get("version", ""))
-            future = served.pool.submit(call(body, served), deadline)
-            try:
-                async with asyncio.timeout(allowed):
-                    reply = await future
-            except TimeoutError:
-                raise too_late() from None
-        visit.parts_ms = reply.parts_ms
-        self._service.metrics.observe_parts(served.name, served.version, reply.parts_ms)
-        timing = ", ".join(f"{part};dur={spent:.3f}" for part, spent in reply.parts_ms.items())
-        return Response(reply.body, headers={**reply.headers, "server-timing": timing})
 
 
 async def _watch(repository: Repository, seconds: float) -> None:

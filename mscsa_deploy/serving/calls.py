@@ -62,7 +62,7 @@ class InferCall:
         version: Its version, for the response.
     """
 
-    def __init__(self, body: bytes, header_length: int | None, *, name: str, version: str) -> None:
+    def __init__(self, body: bytes | bytearray, header_length: int | None, *, name: str, version: str) -> None:
         self.timeout_us = 0
         self._body, self._header_length = body, header_length
         self._name, self._version = name, version

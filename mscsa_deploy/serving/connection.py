@@ -1,12 +1,19 @@
-"""HTTP connections that cannot be held open by saying nothing, by headers without end, or by not listening."""
+"""HTTP connections that cannot be held open by saying nothing, by headers without end, or by not listening.
+
+A body of a tensor's size is received where it stays: the kernel writes into the one buffer that becomes the tensor,
+past the parser, which would copy it four times.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, ClassVar
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from mscsa_deploy.serving.intake import WHOLE_BODY
 from mscsa_deploy.serving.refusal import Refusal
 from mscsa_deploy.serving.settings import Limits
 
@@ -15,6 +22,52 @@ _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
     b"content-length: " + str(len(_BODY)).encode() + b"\r\nconnection: close\r\n\r\n" + _BODY
 )
+
+
+_SCRATCH_BYTES = 64 << 10
+WHOLE_BYTES = range(1, 8 << 20)
+"""Bodies of a declared length in this range are received whole; others pass the parser in pieces."""
+
+
+class Connection(asyncio.BufferedProtocol):
+    """What the transport talks to: it receives whole bodies itself and leaves everything else to the HTTP protocol.
+
+    Args:
+        http: The HTTP protocol of this connection.
+    """
+
+    def __init__(self, http: GuardedProtocol) -> None:
+        self._http = http
+        self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
+
+    def connection_made(self, transport: Any) -> None:
+        """A client has connected."""
+        self._http.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+        self._http.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client takes less than it is sent."""
+        self._http.pause_writing()
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        self._http.resume_writing()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes go: what is missing of a body that is received whole, or a buffer for the parser."""
+        del sizehint
+        missing = self._http.missing
+        return self._scratch if missing is None else missing
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """`nbytes` have come."""
+        if self._http.missing is None:
+            self._http.data_received(bytes(self._scratch[:nbytes]))
+        else:
+            self._http.body_received(nbytes)
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -28,6 +81,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._in_head = True
         self._send_timer: asyncio.TimerHandle | None = None
+        self._whole: bytearray | None = None
+        self.missing: memoryview | None = None
+        """The part of the body that has not come yet, where it is received whole."""
 
     def connection_made(self, transport: Any) -> None:
         """Give a new connection its time for a first request."""
@@ -40,29 +96,55 @@ class GuardedProtocol(HttpToolsProtocol):
         self._stop_send_timer()
         super().connection_lost(exc)
 
+    def body_received(self, size: int) -> None:
+        """The first `size` bytes of `missing` have come."""
+        assert self.missing is not None
+        self.missing = self.missing[size:]
+        if not self.missing:
+            # The parser has not seen the body; the next request has one of its own.
+            self.parser = httptools.HttpRequestParser(self)
+            self.on_message_complete()
+
     def data_received(self, data: bytes) -> None:
         """Count what comes before the end of the head."""
         if self._in_head:
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._in_head and self._head_bytes > self.limits.header_bytes and not self.transport.is_closing():
+        if not self._in_head or not self._head_bytes or self.transport.is_closing():
+            return
+        if self._head_bytes > self.limits.header_bytes:
             self.transport.write(_TOO_LARGE)
             self.transport.close()
-
-    def on_message_begin(self) -> None:
-        """A further request on an open connection has its own time."""
-        if self._head_timer is None:
+        elif self._head_timer is None:
+            # A further request on an open connection has its own time.
             self._start_timer()
-        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
         self._stop_timer()
         self._in_head = False
         super().on_headers_complete()
+        if self.scope["method"] == "POST":
+            joined: Any = _Joined(self.cycle)
+            self.cycle.transport = joined
+        declared = dict(self.headers).get(b"content-length", b"")
+        if declared.isdigit() and int(declared) in WHOLE_BYTES:
+            self._whole = bytearray(int(declared))
+            self.missing = memoryview(self._whole)
+
+    def on_body(self, body: bytes) -> None:
+        """The parser has read a piece of the body; of one that is received whole, what came with the head."""
+        if self.missing is None:
+            super().on_body(body)
+            return
+        self.missing[: len(body)] = body
+        self.missing = self.missing[len(body) :]
 
     def on_message_complete(self) -> None:
         """The next bytes belong to another head."""
+        if self._whole is not None:
+            self.cycle.scope["state"][WHOLE_BODY] = self._whole
+            self._whole = self.missing = None
         super().on_message_complete()
         self._in_head, self._head_bytes = True, 0
 
@@ -95,6 +177,39 @@ class GuardedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def guarded(limits: Limits) -> type[GuardedProtocol]:
-    """The protocol with other limits."""
-    return type("GuardedProtocol", (GuardedProtocol,), {"limits": limits})
+class _Joined:
+    """Writes an answer's head together with the body, so that the client is woken once.
+
+    Args:
+        cycle: The request that is answered; it writes a head, then a body.
+    """
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle, self._transport = cycle, cycle.transport
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        """Hold the head back until the body comes."""
+        if self._head is None and self._cycle.response_started:
+            self._head = data
+        elif self._head:
+            self._transport.writelines([self._head, data])
+            self._head = b""
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Write what is held and close the connection."""
+        if self._head:
+            self._transport.write(self._head)
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether the connection is being closed."""
+        return self._transport.is_closing()
+
+
+def guarded(limits: Limits) -> Callable[..., Connection]:
+    """What makes a connection with `limits`, of the arguments of uvicorn's protocols."""
+    protocol = type("GuardedProtocol", (GuardedProtocol,), {"limits": limits})
+    return lambda *args, **kwargs: Connection(protocol(*args, **kwargs))

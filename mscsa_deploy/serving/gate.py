@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import itertools
 import logging
 import re
 import secrets
@@ -14,6 +15,8 @@ import msgspec
 from mscsa_deploy.serving.refusal import Refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from mscsa_deploy.serving.metrics import Metrics
@@ -22,6 +25,8 @@ LOG = logging.getLogger(__name__)
 ACCESS = logging.getLogger("mscsa_deploy.serving.access")
 REQUEST_ID = b"x-request-id"
 _ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+_START = secrets.token_hex(4).encode()
+_NUMBERS = itertools.count(1)
 OPEN_PATHS = frozenset({"/", "/page.js", "/page.css", "/v2/health/live", "/v2/health/ready"})
 """Paths that need no token: the page holds no secret, and probes carry none."""
 
@@ -47,8 +52,8 @@ class Gate:
         await self._http(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = dict(scope["headers"])
-        visit = Visit(headers.get(REQUEST_ID, b""))
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        visit = Visit(headers)
         scope.setdefault("state", {})["visit"] = visit
 
         async def tracked_send(message: Message) -> None:
@@ -59,7 +64,7 @@ class Gate:
                 visit.bytes_out += len(message.get("body", b""))
             await send(message)
 
-        self._metrics.in_flight.inc()
+        self._metrics.in_flight += 1
         try:
             self._check_token(scope["path"], headers.get(b"authorization", b""))
             await self._app(scope, receive, tracked_send)
@@ -73,7 +78,7 @@ class Gate:
                 message = f"the server failed; its log has the details of request {visit.id.decode()}"
                 await _answer(Refusal(500, message, reason="bug"), tracked_send)
         finally:
-            self._metrics.in_flight.dec()
+            self._metrics.in_flight -= 1
             self._record(scope, visit)
 
     def _check_token(self, path: str, given: bytes) -> None:
@@ -114,11 +119,13 @@ class Visit:
     """What is known about one request while it is answered; handlers fill it in.
 
     Args:
-        given: The client's request id; replaced when it is none.
+        headers: Of the request, by lower-case name; an id among them is taken where it is one.
     """
 
-    def __init__(self, given: bytes) -> None:
-        self.id = given if _ID.fullmatch(given) else secrets.token_hex(8).encode()
+    def __init__(self, headers: Mapping[bytes, bytes]) -> None:
+        given = headers.get(REQUEST_ID, b"")
+        self.headers = headers
+        self.id = given if given and _ID.fullmatch(given) else b"%s%08x" % (_START, next(_NUMBERS) & 0xFFFFFFFF)
         self.begin = time.monotonic()
         self.route = self.model = self.version = self.reason = ""
         self.status = self.bytes_in = self.bytes_out = 0

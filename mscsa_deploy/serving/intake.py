@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from typing import TYPE_CHECKING
-
-from starlette.requests import ClientDisconnect
+from typing import TYPE_CHECKING, TypeAlias
 
 from mscsa_deploy.serving.messages import HEADER_LENGTH
 from mscsa_deploy.serving.refusal import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Mapping
 
-    from starlette.requests import Request
+    from starlette.types import Receive, Scope
 
     from mscsa_deploy.serving.metrics import Metrics
     from mscsa_deploy.serving.settings import Limits
 
+Headers: TypeAlias = "Mapping[bytes, bytes]"
+
+WHOLE_BODY = "whole_body"
+"""Key in the state of a request whose body the connection gathered by itself."""
 JSON_TYPES = ("application/json", "application/octet-stream", "application/x-www-form-urlencoded", "")
 """Taken for inference; the third is what curl says unless told otherwise."""
 PICTURE_TYPES = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")
+_HEADER_LENGTH = HEADER_LENGTH.encode()
+_TIMEOUT = b"x-timeout-ms"
 
 
 class Intake:
@@ -36,48 +39,63 @@ class Intake:
         self._limits, self._metrics = limits, metrics
         self._held = 0
 
-    @contextlib.asynccontextmanager
-    async def body(self, request: Request) -> AsyncIterator[bytes]:
-        """The whole body, counted as held until the block ends.
+    async def read(self, headers: Headers, scope: Scope, receive: Receive) -> bytes | bytearray:
+        """The whole body, counted as held until `release`.
 
         Raises:
             Refusal: It is too long (413), comes too slowly (408), is encoded (415), or there is no room (503).
         """
-        self._check_head(request)
-        held = 0
-        chunks: list[bytes] = []
+        self._check_head(headers)
+        chunks: list[bytes | bytearray] = []
+        state = scope["state"]
         try:
-            try:
-                async with asyncio.timeout(self._limits.body_seconds):
-                    async for chunk in request.stream():
-                        held += len(chunk)
-                        self._hold(len(chunk))
-                        if held > self._limits.body_bytes:
-                            raise self._too_long(held)
-                        chunks.append(chunk)
-            except TimeoutError:
-                raise Refusal(
-                    408, f"the body did not arrive within {self._limits.body_seconds:g} s", reason="slow"
-                ) from None
-            except ClientDisconnect:
-                raise Refusal(400, "the connection ended inside the body", reason="disconnected") from None
-            yield chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        finally:
-            self._hold(-held)
+            if WHOLE_BODY not in state:
+                await self._gather(receive, chunks)
+            if WHOLE_BODY in state:
+                self._take(state.pop(WHOLE_BODY), chunks)
+        except BaseException:
+            self.release(sum(map(len, chunks)))
+            raise
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def _check_head(self, request: Request) -> None:
-        encoding = request.headers.get("content-encoding", "identity")
+    def release(self, size: int) -> None:
+        """A body of `size` bytes that was read is no longer needed."""
+        self._held -= size
+        self._metrics.in_flight_bytes = self._held
+
+    async def _gather(self, receive: Receive, chunks: list[bytes | bytearray]) -> None:
+        try:
+            async with asyncio.timeout(self._limits.body_seconds):
+                more = True
+                while more:
+                    message = await receive()
+                    if message["type"] != "http.request":
+                        raise Refusal(400, "the connection ended inside the body", reason="disconnected")
+                    self._take(message.get("body", b""), chunks)
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            raise Refusal(
+                408, f"the body did not arrive within {self._limits.body_seconds:g} s", reason="slow"
+            ) from None
+
+    def _check_head(self, headers: Headers) -> None:
+        encoding = _text(headers, b"content-encoding") or "identity"
         if encoding.lower() != "identity":
             raise Refusal(415, f"the content encoding '{encoding[:32]}' is not taken; send the body as it is")
-        declared = request.headers.get("content-length", "0")
+        declared = _text(headers, b"content-length")
         if declared.isdecimal() and int(declared) > self._limits.body_bytes:
             raise self._too_long(int(declared))
 
-    def _hold(self, size: int) -> None:
-        self._held += size
-        self._metrics.in_flight_bytes.set(self._held)
-        if size > 0 and self._held > self._limits.in_flight_bytes:
+    def _take(self, chunk: bytes | bytearray, chunks: list[bytes | bytearray]) -> None:
+        if not chunk:
+            return
+        chunks.append(chunk)
+        self._held += len(chunk)
+        self._metrics.in_flight_bytes = self._held
+        if self._held > self._limits.in_flight_bytes:
             raise Refusal(503, "the server holds too many requests; try again later", retry_after=1, reason="memory")
+        if (held := sum(map(len, chunks))) > self._limits.body_bytes:
+            raise self._too_long(held)
 
     def _too_long(self, size: int) -> Refusal:
         return Refusal(
@@ -85,23 +103,23 @@ class Intake:
         )
 
 
-def header_length(request: Request) -> int | None:
+def header_length(headers: Headers) -> int | None:
     """Length of the JSON part of a binary request; None when the body is all JSON.
 
     Raises:
         Refusal: The header is no number.
     """
-    text = request.headers.get(HEADER_LENGTH)
-    if text is None:
+    if _HEADER_LENGTH not in headers:
         return None
+    text = _text(headers, _HEADER_LENGTH)
     if not (text.isascii() and text.isdecimal()) or len(text) > 12:
         raise Refusal(400, f"the header {HEADER_LENGTH} is '{text[:32]}', expected a number of bytes")
     return int(text)
 
 
-def check_type(request: Request, *, picture: bool) -> None:
+def check_type(headers: Headers, *, picture: bool) -> None:
     """Raise `Refusal` (415) unless the body's declared type can be what is asked for."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = _text(headers, b"content-type").partition(";")[0].strip().lower()
     if picture and kind and not kind.startswith(PICTURE_TYPES):
         raise Refusal(
             415, f"the content type '{kind[:64]}' is no picture; send the file's bytes as image/jpeg or image/png"
@@ -114,17 +132,22 @@ def check_type(request: Request, *, picture: bool) -> None:
         )
 
 
-def deadline_ms(request: Request, most: float) -> float:
+def deadline_ms(headers: Headers, most: float) -> float:
     """The client's own deadline from the header ``x-timeout-ms``, at most `most`.
 
     Raises:
         Refusal: It is no positive number of milliseconds.
     """
-    text = request.headers.get("x-timeout-ms")
-    if text is None:
+    if _TIMEOUT not in headers:
         return most
+    text = _text(headers, _TIMEOUT)
     if not (text.isascii() and text.isdecimal()) or len(text) > 9 or int(text) < 1:
         raise Refusal(
             400, f"the header x-timeout-ms is '{text[:32]}', expected a positive whole number of milliseconds"
         )
     return min(most, float(text))
+
+
+def _text(headers: Headers, name: bytes) -> str:
+    """A header's value; empty when it is not there."""
+    return headers.get(name, b"").decode("latin-1")

@@ -73,7 +73,7 @@ _DECODER = msgspec.json.Decoder(RequestMessage)
 _ENCODER = msgspec.json.Encoder()
 
 
-def read_request(body: bytes, header_length: int | None) -> Inference:
+def read_request(body: bytes | bytearray, header_length: int | None) -> Inference:
     """The request in `body`.
 
     Args:
@@ -83,7 +83,7 @@ def read_request(body: bytes, header_length: int | None) -> Inference:
     Raises:
         Refusal: It is not what the protocol says.
     """
-    view = memoryview(body)
+    view = memoryview(body).toreadonly()
     if header_length is not None and not 0 < header_length <= len(body):
         raise Refusal(
             400,

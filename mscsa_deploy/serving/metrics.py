@@ -52,8 +52,12 @@ class Metrics:
             buckets=(1, 2, 4, 8, 16, 32),
             registry=self.registry,
         )
-        self.in_flight = Gauge("mscsa_deploy_in_flight_requests", "Requests being answered.", registry=self.registry)
-        self.in_flight_bytes = Gauge("mscsa_deploy_in_flight_bytes", "Bodies held in memory.", registry=self.registry)
+        self.in_flight = self.in_flight_bytes = 0
+        for name, what, read in (
+            ("mscsa_deploy_in_flight_requests", "Requests being answered.", lambda: self.in_flight),
+            ("mscsa_deploy_in_flight_bytes", "Bodies held in memory.", lambda: self.in_flight_bytes),
+        ):
+            Gauge(name, what, registry=self.registry).set_function(read)
 
     def watch(self, repository: Repository) -> None:
         """Report the state of `repository` whenever metrics are read."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import signal
 import socket
 import sys
 import threading
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -52,6 +53,9 @@ def serve(service: Service, *, access_log: Path | None, announce: Callable[[str,
         stack.enter_context(orderly_signals(server))
         # From here on the kernel queues connections, and every model is ready.
         listener.listen(server.config.backlog)
+        # What lives as long as the server is nothing for the garbage collector to look at.
+        gc.collect()
+        gc.freeze()
         announce(url_of(service.listen, listener), repository)
         server.run(sockets=[listener])
         if not server.started:
@@ -139,9 +143,10 @@ def _handler(path: Path | None) -> logging.Handler:
 def server_of(service: Service, repository: Repository) -> uvicorn.Server:
     """The server of loaded models, to be run on a listening socket."""
     settings, limits = service.listen, service.limits
+    protocol: Any = guarded(limits)
     config = uvicorn.Config(
         application(service, repository),
-        http=guarded(limits),
+        http=protocol,
         ws="none",
         lifespan="on",
         log_config=None,

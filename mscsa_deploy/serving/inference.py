@@ -1,0 +1,129 @@
+"""The two calls that compute: the protocol's inference, and a picture file in with its answer out.
+
+They are an ASGI application of their own, and the only one that a request for them passes: at a millisecond per
+request, what a web framework does for comfort counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
+
+from mscsa_deploy.serving.calls import ANSWERS, Call, InferCall, PictureCall, Reply
+from mscsa_deploy.serving.intake import Intake, check_type, deadline_ms, header_length
+from mscsa_deploy.serving.pool import too_late
+from mscsa_deploy.serving.refusal import Refusal
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from mscsa_deploy.serving.gate import Visit
+    from mscsa_deploy.serving.metrics import Metrics
+    from mscsa_deploy.serving.repository import Repository, Served
+    from mscsa_deploy.serving.settings import Limits, Work
+
+PREFIX = "/v2/models/"
+ROUTES = ("infer", "picture")
+
+
+class Inference:
+    """ASGI application of the paths that `target` knows.
+
+    Args:
+        repository: The models.
+        work: Deadlines.
+        limits: Of bodies.
+        metrics: Told about each answer.
+    """
+
+    def __init__(self, repository: Repository, *, work: Work, limits: Limits, metrics: Metrics) -> None:
+        self._repository, self._metrics = repository, metrics
+        self._most_ms = work.deadline_ms
+        self._intake = Intake(limits, metrics)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request.
+
+        Raises:
+            Refusal: It is wrong, or there is no room or time for it.
+        """
+        wanted = target(scope["path"])
+        assert wanted is not None, "only paths of this application come here"
+        name, version, route = wanted
+        visit: Visit = scope["state"]["visit"]
+        visit.route = route
+        headers = visit.headers
+        check_type(headers, picture=route == "picture")
+        length = header_length(headers) if route == "infer" else None
+        answer = _answer_form(scope["query_string"]) if route == "picture" else ""
+        served = self._repository.find(name, version)
+        visit.model, visit.version = served.name, served.version
+        allowed = deadline_ms(headers, self._most_ms) / 1e3
+        # Refused before its body is read, a request costs next to nothing.
+        served.pool.admit(time.monotonic() + allowed)
+        body = await self._intake.read(headers, scope, receive)
+        visit.bytes_in = len(body)
+        try:
+            # The bundle may have been replaced while the body came in; from here to submit nothing waits.
+            served = self._repository.find(name, version)
+            reply = await _answered(served, _call(body, length, answer, served), allowed)
+        finally:
+            self._intake.release(len(body))
+        visit.parts_ms = reply.parts_ms
+        await send({"type": "http.response.start", "status": 200, "headers": _headers(reply)})
+        await send({"type": "http.response.body", "body": reply.body})
+        self._metrics.observe_parts(served.name, served.version, reply.parts_ms)
+
+
+def target(path: str) -> tuple[str, str, str] | None:
+    """Model, version (empty for the highest) and route of ``/v2/models/NAME[/versions/VERSION]/ROUTE``."""
+    if not path.startswith(PREFIX):
+        return None
+    match path[len(PREFIX) :].split("/"):
+        case [name, route] if name and route in ROUTES:
+            return name, "", route
+        case [name, "versions", version, route] if name and version and route in ROUTES:
+            return name, version, route
+    return None
+
+
+def _answer_form(query: bytes) -> str:
+    """The form of a picture's answer that the query asks for."""
+    if not query:
+        return ANSWERS[0]
+    answer = parse_qs(query.decode("latin-1"), keep_blank_values=True).get("answer", [ANSWERS[0]])[-1]
+    if answer not in ANSWERS:
+        raise Refusal(400, f"the answer '{answer[:32]}' is unknown; expected one of {', '.join(ANSWERS)}")
+    return answer
+
+
+def _call(body: bytes | bytearray, length: int | None, answer: str, served: Served) -> Call:
+    if answer:
+        return PictureCall(bytes(body), answer, name=served.name, version=served.version)
+    return InferCall(body, length, name=served.name, version=served.version)
+
+
+async def _answered(served: Served, call: Call, allowed: float) -> Reply:
+    """The pool's answer within `allowed` seconds."""
+    future = served.pool.submit(call, time.monotonic() + allowed)
+    timer = asyncio.get_running_loop().call_later(allowed, _expire, future)
+    try:
+        return await future
+    finally:
+        timer.cancel()
+
+
+def _expire(future: asyncio.Future[Reply]) -> None:
+    if not future.done():
+        future.set_exception(too_late())
+
+
+def _headers(reply: Reply) -> list[tuple[bytes, bytes]]:
+    timing = ", ".join([f"{part};dur={spent:.3f}" for part, spent in reply.parts_ms.items()])
+    return [
+        *[(name.encode(), value.encode()) for name, value in reply.headers.items()],
+        (b"content-length", b"%d" % len(reply.body)),
+        (b"server-timing", timing.encode()),
+    ]

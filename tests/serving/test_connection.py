@@ -1,0 +1,126 @@
+"""How bodies arrive: in pieces, one after the other, too late, after their refusal, longer than is received whole."""
+
+import http.client
+import json
+import socket
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("uvicorn", exc_type=ImportError)
+from mscsa_deploy.serving.connection import WHOLE_BYTES
+
+SECONDS = 30
+
+
+def request(image, *, model="colors", close=False):
+    """A whole inference request, and the length of its head."""
+    item = {"name": "pixels", "datatype": "UINT8", "shape": list(image.shape)}
+    item["parameters"] = {"binary_data_size": image.nbytes}
+    output = {"name": "class_map", "parameters": {"binary_data": True}}
+    message = json.dumps({"inputs": [item], "outputs": [output]}).encode()
+    lines = [f"POST /v2/models/{model}/infer HTTP/1.1", "host: x", f"inference-header-content-length: {len(message)}"]
+    lines += ["connection: close"] * close + [f"content-length: {len(message) + image.nbytes}", "", ""]
+    head = "\r\n".join(lines).encode()
+    return head + message + image.tobytes(), len(head)
+
+
+@pytest.fixture
+def connection(client):
+    host, port = client.place.split(":")
+    with socket.create_connection((host, int(port)), timeout=SECONDS) as opened:
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        yield opened
+
+
+def read(connection):
+    """Status and body of the next answer."""
+    answer = http.client.HTTPResponse(connection)
+    answer.begin()
+    return answer.status, answer.read()
+
+
+def class_map(body, image):
+    return np.frombuffer(body[-image.shape[0] * image.shape[1] :], np.uint8).reshape(image.shape[:2])
+
+
+@pytest.mark.parametrize("cuts", [(), (0,), (1,), (-1,), (0, 1, 40_000, 40_001), (30_000,)], ids=str)
+def test_body_in_pieces_is_the_body_at_once(connection, tiny, cuts):
+    # red left, green right: a piece at the wrong place would show in the class map
+    image = tiny.scene(120, 160)
+    data, head = request(image)
+    ends = [len(data) - 1 if cut == -1 else head + cut for cut in cuts]
+    for begin, end in zip([0, *ends], [*ends, len(data)], strict=True):
+        connection.sendall(data[begin:end])
+        time.sleep(0.02)
+    status, body = read(connection)
+    assert status == 200
+    connection.sendall(data)
+    assert read(connection) == (200, body)
+    assert len(np.unique(class_map(body, image))) > 1
+
+
+def test_requests_sent_at_once_are_answered_in_turn(connection, tiny):
+    images = [tiny.scene(64, 96), tiny.scene(64, 96)[:, ::-1], tiny.scene(32, 48)]
+    connection.sendall(b"".join(request(np.ascontiguousarray(image))[0] for image in images))
+    answers = []
+    for _ in images:
+        answer = http.client.HTTPResponse(connection)
+        # one reader per answer would take bytes of the next with it: read exactly
+        answer.fp = Exactly(connection)
+        answer.begin()
+        answers.append((answer.status, answer.read()))
+    assert [status for status, _ in answers] == [200] * 3
+    first, second = (class_map(body, image) for (_, body), image in zip(answers, images[:2], strict=False))
+    assert (first == second[:, ::-1]).mean() > 0.9
+    assert not np.array_equal(first, second)
+
+
+def test_connection_is_of_use_after_a_body_that_was_refused(connection, tiny):
+    data, head = request(tiny.scene(120, 160), model="unknown")
+    connection.sendall(data[:head])
+    status, body = read(connection)
+    assert status == 404
+    assert "unknown" in json.loads(body)["error"]
+    connection.sendall(data[head:])
+    connection.sendall(request(tiny.scene())[0])
+    assert read(connection)[0] == 200
+
+
+def test_body_longer_than_is_received_whole(connection, tiny):
+    side = 1700
+    image = np.zeros((side, side, 3), np.uint8)
+    image[:, : side // 2, 0] = image[:, side // 2 :, 1] = 255
+    data, _ = request(image, close=True)
+    assert len(data) not in WHOLE_BYTES
+    connection.sendall(data)
+    status, body = read(connection)
+    assert status == 200
+    assert len(np.unique(class_map(body, image))) > 1
+    assert connection.recv(1) == b""
+
+
+class Exactly:
+    """A reader of a socket that takes no byte too many."""
+
+    def __init__(self, connection):
+        self.connection = connection
+
+    def readline(self, limit=-1):  # noqa: ARG002 - as the standard library calls it
+        line = b""
+        while not line.endswith(b"\n"):
+            line += self.connection.recv(1)
+        return line
+
+    def read(self, size):
+        data = b""
+        while len(data) < size:
+            data += self.connection.recv(size - len(data))
+        return data
+
+    def close(self):
+        pass
+
+    def flush(self):
+        pass
