@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 import shutil
 import tomllib
 from pathlib import Path
@@ -48,10 +49,10 @@ def stamps_of(root: Path, folders: tuple[str, ...]) -> dict[str, Path]:
     return found
 
 
-def family_names(names: list[str]) -> list[int | None]:
-    """Stamps whose names differ only after the last ``-`` and digits are variants of one thing."""
-    stems = [name.rstrip("0123456789_").removesuffix("-golden") for name in names]
-    return [stems.index(stem) for stem in stems]
+def family_names(paths: list[Path]) -> list[int | None]:
+    """Stamps whose file names begin with the same word (gnu-stand, gnu-sitting; wrench_adjustable) are one family."""
+    words = [re.split(r"[-_\d]", path.stem.lower())[0] for path in paths]
+    return [words.index(word) for word in words]
 
 
 def copy_backgrounds(output: Path) -> list[Row]:
@@ -71,7 +72,7 @@ def main() -> None:
     cutouts: list[Row] = []
     for label, folders in CLASSES.items():
         named = stamps_of(arguments.stamps, folders)
-        groups = group_of(list(named.values()), family_names(list(named)))
+        groups = group_of(list(named.values()), family_names(list(named.values())))
         cutouts += copy_class(label, named, groups, held_out(groups, dice), arguments.output)
     backgrounds = copy_backgrounds(arguments.output)
     source = "examples/training/collect_stamps.py"

