@@ -11,7 +11,9 @@ from mscsa_deploy.cli.options import BATCH, checkpoint_options, output_options
 from mscsa_deploy.cli.terminal import Terminal, common_options
 
 if TYPE_CHECKING:
-    from mscsa_deploy.workflow.export import Check, ExportOutcome
+    from mscsa_deploy.workflow.against_pytorch import Check
+    from mscsa_deploy.workflow.endings import Tail
+    from mscsa_deploy.workflow.export import ExportOutcome
 
 
 @click.command("export")
@@ -22,6 +24,21 @@ if TYPE_CHECKING:
     "--output",
     type=click.Choice(["logits", "logits-full", "classmap", "probs"]),
     help="Where the graph ends: logits at the model's stride, at input size, class map, or probabilities.",
+)
+@click.option("--tail", metavar="FORM|auto", help="How the class map is made inside the graph; auto measures (--for).")
+@click.option(
+    "--input",
+    "input_type",
+    type=click.Choice(["float32", "uint8"]),
+    default="float32",
+    show_default=True,
+    help="Normalized values (N, 3, H, W), or pixels (N, H, W, 3) with the normalization inside the graph.",
+)
+@click.option(
+    "--for",
+    "runtime",
+    type=click.Choice(["onnxruntime", "openvino", "tensorrt"]),
+    help="Graph passes and tail for this runtime (default: what helps all).",
 )
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True, help="Of weights.")
 @click.option("--opset", type=int, help="Version of ai.onnx (default 18).")
@@ -52,6 +69,7 @@ def _lines(outcome: ExportOutcome, out: Path) -> list[str]:
     )
     lines = [
         what,
+        *_tail_lines(outcome.tail),
         *(_check_line(check) for check in outcome.checks),
         *(f"note: {note}" for note in outcome.notes),
     ]
@@ -59,6 +77,21 @@ def _lines(outcome: ExportOutcome, out: Path) -> list[str]:
         lines.append(f"warning: {len(outcome.not_loaded)} parameters were not in the checkpoint and stayed random:")
         lines += [f"  {name}" for name in outcome.not_loaded]
     return [*lines, f"wrote {out / outcome.path}"]
+
+
+def _tail_lines(tail: Tail | None) -> list[str]:
+    if tail is None:
+        return []
+    measured = ", ".join(f"{form} {ms:.1f}" for form, ms in sorted(tail.scores_ms.items(), key=lambda each: each[1]))
+    return [
+        f"tail {tail.form} ({tail.why})",
+        *([f"  from picture to class map, ms: {measured}"] if measured else []),
+        *(
+            f"\\[✓] {check.runtime} against upsampling and argmax: {check.different} of {check.pixels} pixels differ"
+            f"{', all of them near-ties' if check.different else ''}, {check.images} images"
+            for check in tail.checks
+        ),
+    ]
 
 
 def _check_line(check: Check) -> str:

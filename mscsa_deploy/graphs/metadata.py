@@ -36,6 +36,7 @@ class ModelInfo(Config, frozen=True, kw_only=True):
             probabilities.
         precision: What the weights are stored in; inputs and outputs are float32 (class maps integer).
         stride: Input pixels per output cell; 1 at input size, 0 for classification.
+        tail: Form of the upsampling and argmax that make the class map (`graphs.tail`); empty for the traced one.
         source_sha256: Hash of the checkpoint the weights came from; empty if there was none.
         random_weights: The seed of random weights; None for trained ones.
         preprocess: How a picture becomes the input, as `imaging.Preprocess` writes it.
@@ -49,6 +50,7 @@ class ModelInfo(Config, frozen=True, kw_only=True):
     output: Output = "logits"
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     stride: int = 0
+    tail: str = ""
     source_sha256: str = ""
     random_weights: int | None = None
     preprocess: dict[str, Any] = msgspec.field(default_factory=dict)

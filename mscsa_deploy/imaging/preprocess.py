@@ -141,3 +141,25 @@ def preprocess(image: npt.NDArray[np.uint8], spec: Preprocess) -> npt.NDArray[np
         table = ((np.arange(256) / 255 - mean) / std).astype(np.float32)
         result[0, channel] = table[pixels[..., channel]]
     return result
+
+
+def model_input(image: npt.NDArray[np.uint8], spec: Preprocess, dtype: str = "float32") -> npt.NDArray[Any]:
+    """One picture as the input that a model declares: normalised values, or the pixels themselves.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, 0..255.
+        spec: Size and crop in pixels; mean and std per channel on the 0..1 scale.
+        dtype: Of the model's input. ``"float32"``: as `preprocess` makes it. ``"uint8"``: the model normalises
+            by itself, and takes what `fit` makes of the picture.
+
+    Returns:
+        (1, 3, spec.height, spec.width) float32, or (1, spec.height, spec.width, 3) uint8 RGB; C-contiguous.
+
+    Raises:
+        SpecError: `image` has another rank, channel count or dtype, or no picture becomes a `dtype`.
+    """
+    if dtype == "uint8":
+        return np.ascontiguousarray(fit(image, spec)[None])
+    if dtype != "float32":
+        raise SpecError(f"the model takes {dtype}, expected float32 (N, 3, H, W) or uint8 pixels (N, H, W, 3)")
+    return preprocess(image, spec)

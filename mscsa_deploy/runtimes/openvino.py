@@ -185,6 +185,9 @@ class OpenVinoSession(CheckedSession):
             precision = kernel.rpartition("_")[2].lower()
             if precision not in PRECISION_OF:
                 precision = told.get("runtimePrecision", "")
+            if told.get("layerType") == "Subgraph" and PRECISION_OF.get(precision) == "int8":
+                # Fused elementwise operators compute in float whatever they read, e.g. pixels.
+                precision = "f32"
             name = node.get_friendly_name()
             rows[name] = OpRow(
                 node=name,

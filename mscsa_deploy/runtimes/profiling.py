@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _MOVES_DATA = frozenset(
     (  # noqa: SIM905 - sixty quoted names read worse
         "broadcast cast castlike concat const constant constantofshape convert dequantizelinear expand "
-        "fakequantize flatten gather gathernd identity input memcpyfromhost memcpytohost nonzero output pad "
+        "fakequantize flatten gather gathernd identity if input memcpyfromhost memcpytohost nonzero output pad "
         "parameter quantizelinear reorder reorderinput reorderoutput reshape result scatternd shape shapeof "
         "slice split splitv squeeze stridedslice tile transpose unsqueeze variadicsplit "
         "_reshape_alias _to_copy _unsafe_view alias arange as_strided cat clone constant_pad_nd copy copy_ "

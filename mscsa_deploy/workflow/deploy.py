@@ -12,6 +12,7 @@ from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.report import Boundary, Row, Status
 from mscsa_deploy.core.tensors import TensorSpec
 from mscsa_deploy.errors import DeployError, UnsupportedError, UserError, unknown_name
+from mscsa_deploy.workflow.against_pytorch import check_against_pytorch
 from mscsa_deploy.workflow.build import (
     Sources,
     Target,
@@ -22,7 +23,6 @@ from mscsa_deploy.workflow.build import (
 )
 from mscsa_deploy.workflow.deployment import DeployRequest, Finished, Plan, Results
 from mscsa_deploy.workflow.evaluate import Evaluation, ImageSet
-from mscsa_deploy.workflow.export import check_against_pytorch
 from mscsa_deploy.workflow.finish import finish
 from mscsa_deploy.workflow.images import open_images
 from mscsa_deploy.workflow.measure import Measurement, measure_variants

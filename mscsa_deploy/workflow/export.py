@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Literal
 from mscsa_deploy.core.artifact import Artifact
 from mscsa_deploy.core.config import to_json
 from mscsa_deploy.core.progress import Progress, silent
-from mscsa_deploy.core.report import ParityNumbers, Record, StageRecord
-from mscsa_deploy.core.tensors import Array
+from mscsa_deploy.core.report import Record, StageRecord
 from mscsa_deploy.errors import UserError
+from mscsa_deploy.workflow.against_pytorch import Check, check_against_pytorch
+from mscsa_deploy.workflow.endings import Tail, add_tail
 from mscsa_deploy.workflow.images import open_images
 from mscsa_deploy.workflow.output import write_output
 from mscsa_deploy.workflow.prepare import ModelRequest, Prepared, prepare
@@ -22,12 +23,8 @@ from mscsa_deploy.workflow.stages import Stages
 if TYPE_CHECKING:
     from mscsa_deploy.export.exporter import ExportResult
     from mscsa_deploy.export.recipe import ExportRecipe, Output
-    from mscsa_deploy.imaging.dataset import Dataset
 
 logger = logging.getLogger(__name__)
-
-CHECK_IMAGES = 8
-CHECK_RUNTIMES = ("onnxruntime", "openvino")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +39,10 @@ class ExportRequest(ModelRequest):
         opset: Version of ai.onnx.
         optimize: False leaves the traced and simplified graph as it is.
         images: What the numeric check runs on; a shipped scene set if None.
+        runtime: Also run the graph passes that help this runtime, and end in the tail that suits it.
+        tail: Form of upsampling and argmax for a class map; ``"auto"`` measures on `runtime`; None takes the
+            one that was fastest where it was measured.
+        input_type: ``"uint8"`` for pixels as the input, the normalisation inside the graph.
     """
 
     output: Output | None = None
@@ -50,16 +51,9 @@ class ExportRequest(ModelRequest):
     opset: int | None = None
     optimize: bool | None = None
     images: str | None = None
-
-
-class Check(Record, frozen=True, kw_only=True):
-    """The numeric check on one runtime."""
-
-    runtime: str
-    executed_precision: str
-    images: int
-    parity: ParityNumbers
-    tolerance: str
+    runtime: str | None = None
+    tail: str | None = None
+    input_type: Literal["float32", "uint8"] = "float32"
 
 
 class ExportOutcome(Record, frozen=True, kw_only=True):
@@ -71,7 +65,9 @@ class ExportOutcome(Record, frozen=True, kw_only=True):
     task: str
     classes: int
     input_size: tuple[int, int]
+    input_type: str
     output: str
+    tail: Tail | None
     precision: str
     random_weights: int | None
     passes: tuple[str, ...]
@@ -93,19 +89,50 @@ def run_export(request: ExportRequest, out: Path, *, force: bool = False, progre
     with stages.stage("checkpoint"):
         prepared = prepare(request)
         recipe = _with_changes(prepared.recipe, request)
-    with write_output(out, force=force) as work:
+    check_request(request, recipe)
+    # A traced class map is the plain graph; an optimized one ends in a tail of our own behind the logits.
+    tailed = recipe.output == "classmap" and recipe.optimize
+    from mscsa_deploy.export.recipe import changed
+
+    with write_output(out, force=force) as work, tempfile.TemporaryDirectory(prefix="mscsa-deploy-") as scratch:
+        path = work / "model.onnx"
         with stages.stage("export") as note:
-            result, artifact = export_prepared(prepared, recipe, request.precision, work / "model.onnx", progress)
+            base, place = (changed(recipe, output="logits"), Path(scratch, "logits.onnx")) if tailed else (recipe, path)
+            result, artifact = export_prepared(
+                prepared, base, request.precision, place, progress, runtime=request.runtime
+            )
             note.detail = "; ".join(result.notes)
+        dataset = open_images(request.images or "validation", prepared.task)
+        tail = None
+        if tailed:
+            with stages.stage("tail") as note:
+                tail, artifact = add_tail(
+                    prepared, artifact, dataset, path, runtime=request.runtime, form=request.tail, progress=progress
+                )
+                note.detail = f"{tail.form}: {tail.why}"
+        if request.input_type == "uint8":
+            from mscsa_deploy.export.endings import with_pixels
+
+            artifact = with_pixels(artifact, prepared.preprocess.mean, prepared.preprocess.std, path)
         with stages.stage("verify") as note:
-            dataset = open_images(request.images or "validation", prepared.task)
             checks = check_against_pytorch(
                 prepared, recipe, artifact.path, dataset, precision=artifact.precision, progress=progress
             )
             note.detail = f"{checks[0].images} images on {', '.join(check.runtime for check in checks)}"
-        outcome = _outcome(prepared, recipe, result, artifact, checks=checks, stages=stages)
+        outcome = _outcome(prepared, recipe, result, artifact, checks=checks, tail=tail, stages=stages)
         (work / "export.json").write_bytes(to_json(outcome))
     return outcome
+
+
+def check_request(request: ExportRequest, recipe: ExportRecipe) -> None:
+    """Raise `UserError` where settings of the tail contradict one another."""
+    if request.tail is not None and recipe.output != "classmap":
+        raise UserError(f"--tail {request.tail} without a class map", hint="add --output classmap")
+    if not recipe.optimize and (request.tail not in (None, "plain") or request.runtime):
+        raise UserError("the plain graph has the plain tail and suits no runtime more than another",
+                        hint="drop --no-optimize, or --tail and --for")  # fmt: skip
+    if request.tail == "auto" and request.runtime is None:
+        raise UserError("--tail auto measures on a runtime, and none is named", hint="add --for RUNTIME")
 
 
 def export_prepared(
@@ -114,8 +141,13 @@ def export_prepared(
     precision: Literal["fp32", "fp16"],
     path: Path,
     progress: Progress = silent,
+    *,
+    runtime: str | None = None,
 ) -> tuple[ExportResult, Artifact]:
-    """Write the prepared model at `path` as `recipe` says; no numeric check against PyTorch yet."""
+    """Write the prepared model at `path` as `recipe` says; no numeric check against PyTorch yet.
+
+    With a `runtime`, the graph also gets the passes that help that one only.
+    """
     from mscsa_deploy.export.exporter import export_onnx
 
     target = path if precision == "fp32" else path.with_name("model.fp32.onnx")
@@ -132,87 +164,18 @@ def export_prepared(
         optimize=recipe.optimize,
         progress=lambda done, total, label: progress(done, total, f"export: {label}"),
     )
+    artifact = result.artifact
+    if runtime is not None:
+        from mscsa_deploy.export.tune import tune_for
+
+        artifact = tune_for(runtime, artifact, target)
     if precision == "fp32":
-        return result, result.artifact
+        return result, artifact
     from mscsa_deploy.export.fp16 import to_fp16
 
-    half = to_fp16(result.artifact, path)
+    half = to_fp16(artifact, path)
     target.unlink()
     return result, half
-
-
-def check_against_pytorch(
-    prepared: Prepared,
-    recipe: ExportRecipe,
-    path: Path,
-    dataset: Dataset,
-    *,
-    precision: str,
-    progress: Progress = silent,
-    runtimes: Sequence[str] = CHECK_RUNTIMES,
-) -> tuple[Check, ...]:
-    """Compare the file at `path` with PyTorch on real images, on every one of `runtimes` that is installed.
-
-    Raises:
-        GateError: A runtime's answers lie outside the tolerance of `precision`.
-        UnsupportedError: None of the runtimes is installed.
-    """
-    from mscsa_deploy.errors import UnsupportedError
-    from mscsa_deploy.export.reference import answerer
-    from mscsa_deploy.imaging.preprocess import preprocess
-    from mscsa_deploy.runtimes import RUNTIMES
-
-    available = [name for name in runtimes if RUNTIMES.load(name)().probe().available]
-    if not available:
-        raise UnsupportedError("no runtime is installed to check the file with", hint="pip install onnxruntime")
-    count = min(CHECK_IMAGES, len(dataset))
-    if count == 0:
-        raise UserError(f"'{dataset.name}' holds no images to check the file with")
-    images = [preprocess(dataset.load(index)[0], prepared.preprocess) for index in range(count)]
-    answer = answerer(prepared.module, recipe.output, recipe.input_size)
-    expected = [answer(image) for image in images]
-    batch = 1 if recipe.batch == "dynamic" else recipe.batch
-    return tuple(
-        _check_on(name, path, images, expected, precision=precision, batch=batch, progress=progress)
-        for name in available
-    )
-
-
-def _check_on(
-    runtime: str,
-    path: Path,
-    images: Sequence[Array],
-    expected: Sequence[Array],
-    *,
-    precision: str,
-    batch: int,
-    progress: Progress,
-) -> Check:
-    import numpy as np
-
-    from mscsa_deploy.parity.compare import Comparator
-    from mscsa_deploy.parity.tolerance import check, tolerance_for
-    from mscsa_deploy.runtimes import RUNTIMES
-    from mscsa_deploy.runtimes.protocol import SessionSettings
-
-    comparator = Comparator()
-    with RUNTIMES.load(runtime)().load(path, SessionSettings(threads=2)) as session:
-        name, executed = session.inputs[0].name, session.executed_precision
-        for index, (image, reference) in enumerate(zip(images, expected, strict=True)):
-            progress(index, len(images), f"verify on {runtime}")
-            # A fixed batch is filled with the same picture; each of its answers must be right.
-            outputs = session.run({name: np.repeat(image, batch, axis=0)})
-            output = next(iter(outputs.values()))
-            comparator.add(np.repeat(reference, batch, axis=0), output, names=[f"image {index}"] * batch)
-    parity, tolerance = comparator.result(), tolerance_for(precision)
-    check(next(iter(outputs)), parity, tolerance, subject=f"{path.name} on {runtime} against PyTorch")
-    return Check(
-        runtime=runtime,
-        executed_precision=executed,
-        images=len(images),
-        parity=parity.numbers(),
-        tolerance=tolerance.why,
-    )
 
 
 def _with_changes(recipe: ExportRecipe, request: ExportRequest) -> ExportRecipe:
@@ -228,6 +191,7 @@ def _outcome(
     artifact: Artifact,
     *,
     checks: tuple[Check, ...],
+    tail: Tail | None,
     stages: Stages,
 ) -> ExportOutcome:
     return ExportOutcome(
@@ -237,7 +201,9 @@ def _outcome(
         task=prepared.task,
         classes=prepared.classes,
         input_size=recipe.input_size,
+        input_type=artifact.inputs[0].dtype,
         output=recipe.output,
+        tail=tail,
         precision=artifact.precision,
         random_weights=prepared.random_weights,
         passes=tuple(record.name for record in result.passes),

@@ -15,7 +15,14 @@ from mscsa_deploy.graphs.metadata import ModelInfo, info_of, set_info
 from mscsa_deploy.graphs.pixels import take_pixels
 from mscsa_deploy.graphs.tail.choose import check_pixels, choose_tail
 from mscsa_deploy.graphs.tail.files import write_with_tail
-from mscsa_deploy.graphs.tail.forms import DEFAULT_FORMS, REFERENCE_FORM, TAIL_FORMS, append_tail, forms_for
+from mscsa_deploy.graphs.tail.forms import (
+    DEFAULT_FORMS,
+    REFERENCE_FORM,
+    TAIL_FORMS,
+    append_tail,
+    default_form,
+    forms_for,
+)
 from mscsa_deploy.graphs.tail.grid import TailShape, axis_matrix, cell_weights
 
 OTHERS = [name for name in TAIL_FORMS if name != REFERENCE_FORM]
@@ -187,7 +194,7 @@ def test_file_with_a_tail_says_so(tmp_path) -> None:
     assert signature(model)[1] == (TensorSpec("classmap", "uint8", (1, 16, 24)),)
     info = info_of(model, source="out")
     assert info is not None
-    assert (info.output, info.stride) == ("classmap", 1)
+    assert (info.output, info.stride, info.tail) == ("classmap", 1, "cells")
 
 
 def test_tail_fits_a_model_that_takes_pixels(tmp_path) -> None:
@@ -206,11 +213,36 @@ def test_default_forms_are_known_and_fit_their_runtime() -> None:
     assert TAIL_FORMS[DEFAULT_FORMS["tensorrt"]].static_shapes
 
 
+@pytest.mark.parametrize("runtime", [None, *DEFAULT_FORMS])
+@pytest.mark.parametrize("dynamic_batch", [False, True])
+@pytest.mark.parametrize("opset", [13, 18])
+def test_default_form_fits_batch_and_opset(runtime, dynamic_batch, opset) -> None:
+    fitting = forms_for(static_shapes=runtime == "tensorrt", dynamic_batch=dynamic_batch, opset=opset)
+
+    assert default_form(runtime, dynamic_batch=dynamic_batch, opset=opset) in fitting
+
+
+@pytest.mark.parametrize("form", TAIL_FORMS)
+def test_form_is_valid_at_its_oldest_opset_and_refused_below(form) -> None:
+    model = logits_model((1, 5, 4, 4))
+    model.opset_imports[""] = TAIL_FORMS[form].oldest_opset
+    append_tail(model, form, (16, 16))
+    onnx.checker.check_model(to_bytes(model), full_check=True)
+
+    older = logits_model((1, 5, 4, 4))
+    older.opset_imports[""] = TAIL_FORMS[form].oldest_opset - 1
+    with pytest.raises(UserError, match="needs opset"):
+        append_tail(older, form, (16, 16))
+
+
 def test_fastest_form_is_chosen(tmp_path) -> None:
     path = segmenter(tmp_path)
     scores = {"plain": 3.0, "cells": 1.0, "strips": 2.0}
 
-    choice = choose_tail(path, list(scores), score=lambda file: scores[file.stem.split(".")[-1]], folder=tmp_path)
+    def score(files):
+        return [scores[file.stem.split(".")[-1]] for file in files]
+
+    choice = choose_tail(path, list(scores), score=score, folder=tmp_path)
 
     assert choice.form == "cells"
     assert choice.scores_ms == scores
@@ -221,7 +253,7 @@ def test_choosing_among_nothing_is_an_error(tmp_path) -> None:
     path = segmenter(tmp_path)
 
     with pytest.raises(StageError, match="no form"):
-        choose_tail(path, [], score=lambda _: 0.0, folder=tmp_path)
+        choose_tail(path, [], score=lambda _: [], folder=tmp_path)
 
 
 def test_pixel_check_tells_ties_from_errors() -> None:

@@ -7,7 +7,15 @@ from PIL import Image
 
 from mscsa_deploy.core.config import convert, to_plain
 from mscsa_deploy.errors import SpecError, UserError
-from mscsa_deploy.imaging.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, default_preprocess, fit, preprocess
+from mscsa_deploy.imaging.preprocess import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Preprocess,
+    default_preprocess,
+    fit,
+    model_input,
+    preprocess,
+)
 
 # Pillow resizes 8-bit values in two fixed-point passes, each rounding to whole levels: up to about one level off
 # the real-valued result, in units of the input that is 1 / 255 / min(std).
@@ -124,3 +132,15 @@ def test_other_arrays_are_refused(image):
 def test_impossible_settings_are_refused(settings, said):
     with pytest.raises(UserError, match=said):
         Preprocess(**{"height": 32, "width": 32, **settings})
+
+
+def test_pixels_and_normalized_input_see_the_same_picture():
+    spec = Preprocess(height=8, width=8, resize="short_side_crop", short_side=10)
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    pixels, values = model_input(image, spec, "uint8"), model_input(image, spec)
+
+    assert (pixels.shape, pixels.dtype, pixels.flags.c_contiguous) == ((1, 8, 8, 3), np.uint8, True)
+    again = (pixels / 255 - np.array(spec.mean)) / np.array(spec.std)
+    np.testing.assert_allclose(again.transpose(0, 3, 1, 2), values, atol=1e-6)
+    with pytest.raises(SpecError, match="int8"):
+        model_input(image, spec, "int8")

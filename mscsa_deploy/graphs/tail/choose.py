@@ -60,7 +60,7 @@ def choose_tail(
     logits_model: Path,
     names: Sequence[str],
     *,
-    score: Callable[[Path], float],
+    score: Callable[[Sequence[Path]], Sequence[float]],
     folder: Path,
 ) -> TailChoice:
     """The form of `names` with the lowest `score`.
@@ -68,32 +68,32 @@ def choose_tail(
     Args:
         logits_model: ONNX file from pictures to logits (N, C, h, w); the class map has the pictures' size.
         names: Forms to measure, from `forms.forms_for`.
-        score: Latency in ms of an ONNX file on the runtime and device in question, on real pictures: the
-            dynamic forms take as long as the picture is intricate.
+        score: Latencies in ms of ONNX files on the runtime and device in question, all files together, so that
+            they can take turns, and on real pictures: the dynamic forms take as long as the picture is intricate.
         folder: Receives one file per form.
 
     Raises:
         StageError: `names` is empty, or a form left an invalid graph.
         UserError: The model does not fit.
     """
-    files, scores = {}, {}
-    for name in names:
-        files[name] = folder / f"{logits_model.stem}.{name}.onnx"
-        write_with_tail(logits_model, name, files[name])
-        scores[name] = score(files[name])
-    if not scores:
+    if not names:
         raise StageError("tail", logits_model.name, "there is no form to choose from")
+    files = {name: folder / f"{logits_model.stem}.{name}.onnx" for name in names}
+    for name, path in files.items():
+        write_with_tail(logits_model, name, path)
+    scores = dict(zip(files, score(tuple(files.values())), strict=True))
     best = min(scores, key=lambda name: scores[name])
     return TailChoice(best, files[best], scores)
 
 
-def check_pixels(logits: Array, reference: Array, candidate: Array) -> PixelCheck:
+def check_pixels(logits: Array, reference: Array, candidate: Array, *, tie: float = TIE) -> PixelCheck:
     """How `candidate` compares with `reference`, the class map of the plain form.
 
     Args:
         logits: (N, C, h, w) float32 that both maps were made from.
         reference: (N, H, W) class map of form `plain`.
         candidate: (N, H, W) class map of another form.
+        tie: Two values closer than this share of the logits' range count as equal.
     """
     shape = TailShape.between(logits.shape, reference.shape[1:])
     images, rows, columns = np.nonzero(reference != candidate)
@@ -105,5 +105,5 @@ def check_pixels(logits: Array, reference: Array, candidate: Array) -> PixelChec
         return result
 
     gap = np.abs(values(reference) - values(candidate))
-    ties = int((gap <= TIE * float(np.ptp(logits))).sum())
+    ties = int((gap <= tie * float(np.ptp(logits))).sum())
     return PixelCheck(reference.size, len(rows), ties)

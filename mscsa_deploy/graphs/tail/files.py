@@ -26,7 +26,7 @@ def write_with_tail(logits_model: Path, form: str, out: Path) -> None:
         out: Replaced if it exists.
 
     Raises:
-        UserError: The model is no segmenter, or the form is unknown.
+        UserError: The model is no segmenter, or the form is unknown or does not fit it.
         UnsupportedError: The batch is dynamic and the form needs a fixed one.
         StageError: The graph is not valid.
     """
@@ -38,7 +38,7 @@ def write_with_tail(logits_model: Path, form: str, out: Path) -> None:
     append_tail(model, form, (image.shape[1], image.shape[2]) if pixels else (image.shape[2], image.shape[3]))
     info = info_of(model, source=str(logits_model))
     if info is not None:
-        set_info(model, msgspec.structs.replace(info, output="classmap", stride=1))
+        set_info(model, msgspec.structs.replace(info, output="classmap", stride=1, tail=form))
     data = to_bytes(model)
     try:
         onnx.checker.check_model(data, full_check=True)

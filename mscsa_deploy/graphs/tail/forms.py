@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from mscsa_deploy.errors import UnsupportedError, UserError, unknown_name
 from mscsa_deploy.graphs.build import Builder
+from mscsa_deploy.graphs.opset import opset_of
 from mscsa_deploy.graphs.tail import cells, pruned, static
 from mscsa_deploy.graphs.tail.grid import TailShape
 
@@ -28,11 +29,13 @@ class TailForm:
         build: Adds the nodes; arguments are builder, logits, shape and the output's ONNX element type.
         static_shapes: Whether no shape inside depends on the values; TensorRT takes only such forms.
         dynamic_batch: Whether the batch may be a free axis.
+        oldest_opset: The first version of ai.onnx that has its operators.
     """
 
     build: Build
     static_shapes: bool
     dynamic_batch: bool
+    oldest_opset: int = 13
 
 
 REFERENCE_FORM = "plain"
@@ -41,9 +44,11 @@ TAIL_FORMS: Mapping[str, TailForm] = {
     "channels_last": TailForm(static.channels_last, static_shapes=True, dynamic_batch=True),
     "strips": TailForm(static.strips, static_shapes=True, dynamic_batch=True),
     "strips_first": TailForm(static.strips_first, static_shapes=True, dynamic_batch=True),
-    "pruned": TailForm(pruned.pruned, static_shapes=False, dynamic_batch=True),
-    "pruned_channels_last": TailForm(pruned.pruned_channels_last, static_shapes=False, dynamic_batch=True),
-    "cells": TailForm(cells.cells, static_shapes=False, dynamic_batch=False),
+    "pruned": TailForm(pruned.pruned, static_shapes=False, dynamic_batch=True, oldest_opset=18),
+    "pruned_channels_last": TailForm(
+        pruned.pruned_channels_last, static_shapes=False, dynamic_batch=True, oldest_opset=18
+    ),
+    "cells": TailForm(cells.cells, static_shapes=False, dynamic_batch=False, oldest_opset=18),
 }
 
 # The fastest on every CPU measured (benchmarks/results/tails__*.json); a device profile may know better.
@@ -55,13 +60,31 @@ DEFAULT_FORMS: Mapping[str, str] = {
 }
 
 
-def forms_for(*, static_shapes: bool, dynamic_batch: bool) -> tuple[str, ...]:
-    """Names of the forms that fit a runtime that needs `static_shapes` or a model with a `dynamic_batch`."""
+# Where the runtime is not known, and the best form that fits every batch and opset.
+PORTABLE_FORM, STATIC_FORM = "cells", "strips_first"
+
+
+def forms_for(*, static_shapes: bool, dynamic_batch: bool, opset: int = 18) -> tuple[str, ...]:
+    """Names of the forms that fit a runtime that needs `static_shapes`, a `dynamic_batch` and an `opset`."""
     return tuple(
         name
         for name, form in TAIL_FORMS.items()
-        if (form.static_shapes or not static_shapes) and (form.dynamic_batch or not dynamic_batch)
+        if (form.static_shapes or not static_shapes)
+        and (form.dynamic_batch or not dynamic_batch)
+        and form.oldest_opset <= opset
     )
+
+
+def default_form(runtime: str | None, *, dynamic_batch: bool, opset: int = 18) -> str:
+    """The form to take without measuring.
+
+    Args:
+        runtime: What is to run it; None if that is not known.
+        dynamic_batch: Whether the batch is a free axis.
+        opset: Version of ai.onnx in the file.
+    """
+    wanted = DEFAULT_FORMS[runtime] if runtime else PORTABLE_FORM
+    return wanted if wanted in forms_for(static_shapes=False, dynamic_batch=dynamic_batch, opset=opset) else STATIC_FORM
 
 
 def append_tail(model: ir.Model, form: str, size: tuple[int, int]) -> None:
@@ -75,11 +98,16 @@ def append_tail(model: ir.Model, form: str, size: tuple[int, int]) -> None:
     The class map is uint8, or uint16 past 256 classes.
 
     Raises:
-        UserError: Unknown form, or the output or the size does not fit.
+        UserError: Unknown form, or the output, the size or the opset does not fit.
         UnsupportedError: The batch is dynamic and the form needs a fixed one.
     """
     if form not in TAIL_FORMS:
         raise unknown_name("tail form", form, TAIL_FORMS)
+    if opset_of(model) < (oldest := TAIL_FORMS[form].oldest_opset):
+        raise UserError(
+            f"tail form '{form}' needs opset {oldest}, the model has {opset_of(model)}",
+            hint=f"export with --opset {oldest}, or take tail form '{STATIC_FORM}'",
+        )
     if len(model.graph.outputs) != 1:
         raise UserError(f"the graph has {len(model.graph.outputs)} outputs, expected one: logits")
     logits = model.graph.outputs[0]
