@@ -94,6 +94,8 @@ def match(model: onnx.ModelProto, rule: FloatRule) -> list[str]:
         kept &= set(convs[-rule.last_convs :])
     if rule.downstream_of:
         kept &= _downstream(model, frozenset(rule.downstream_of))
+    if rule.upstream_of:
+        kept &= _upstream(model, frozenset(rule.upstream_of))
     if rule.weightless:
         constants = constant_names(model)
         kept &= {node.name for node in model.graph.node if not any(name in constants for name in node.input[1:])}
@@ -127,6 +129,19 @@ def _downstream(model: onnx.ModelProto, op_types: frozenset[str]) -> set[str]:
             tensors.update(node.output)
         if node.op_type in op_types:
             tensors.update(node.output)
+    return reached
+
+
+def _upstream(model: onnx.ModelProto, op_types: frozenset[str]) -> set[str]:
+    """Nodes that the input of a node of one of `op_types` depends on."""
+    reached: set[str] = set()
+    tensors: set[str] = set()
+    for node in reversed(model.graph.node):
+        if any(name in tensors for name in node.output):
+            reached.add(node.name)
+            tensors.update(node.input)
+        if node.op_type in op_types:
+            tensors.update(node.input)
     return reached
 
 

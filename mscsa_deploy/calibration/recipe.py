@@ -31,6 +31,7 @@ class FloatRule(Config, frozen=True, kw_only=True):
         first_convs: The first N convolutions of the graph and whatever elementwise nodes only they feed.
         last_convs: The last N convolutions of the graph.
         downstream_of: Nodes that some path from one of these operators reaches.
+        upstream_of: Nodes from which some path reaches one of these operators.
         weightless: Only nodes without weights (a MatMul of two activations, an Add of two branches).
     """
 
@@ -40,12 +41,15 @@ class FloatRule(Config, frozen=True, kw_only=True):
     first_convs: int = 0
     last_convs: int = 0
     downstream_of: tuple[str, ...] = ()
+    upstream_of: tuple[str, ...] = ()
     weightless: bool = False
 
     def __post_init__(self) -> None:
-        given = (self.nodes, self.op_types, self.first_convs, self.last_convs, self.downstream_of)
-        if not any(given):
-            raise ValueError("a keep_float rule needs nodes, op_types, first_convs, last_convs or downstream_of")
+        place = (self.first_convs, self.last_convs, self.downstream_of, self.upstream_of)
+        if not any((self.nodes, self.op_types, *place)):
+            raise ValueError(
+                "a keep_float rule needs nodes, op_types, first_convs, last_convs, downstream_of or upstream_of"
+            )
         if not self.reason.strip():
             raise ValueError("a keep_float rule needs a reason")
         for pattern in self.nodes:

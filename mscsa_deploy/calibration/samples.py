@@ -77,29 +77,30 @@ class Samples:
         )
 
 
-def from_dataset(dataset: Dataset, preprocess: Preprocess, *, input_name: str) -> Samples:
+def from_dataset(dataset: Dataset, preprocess: Preprocess, *, input_name: str, dtype: str = "float32") -> Samples:
     """The pictures of `dataset`, preprocessed as the model's metadata says, one at a time.
 
     Args:
         dataset: Pictures; targets are not looked at.
         preprocess: The model's own preprocessing.
-        input_name: Name of the model's picture input, (1, 3, H, W) float32.
+        input_name: Name of the model's picture input.
+        dtype: Of that input: ``"float32"`` (1, 3, H, W), or ``"uint8"`` (1, H, W, 3) for pixels as they are.
 
     Raises:
         UserError: The dataset is empty.
     """
-    from mscsa_deploy.imaging.preprocess import preprocess as apply
+    from mscsa_deploy.imaging.preprocess import model_input
 
     if len(dataset) == 0:
         raise UserError(f"'{dataset.name}' holds no pictures to calibrate with", hint="pass a folder of pictures")
 
     def feed(index: int) -> Feed:
         image, _ = dataset.load(index)
-        return {input_name: apply(image, preprocess)}
+        return {input_name: model_input(image, preprocess, dtype)}
 
     indices = tuple(range(len(dataset)))
     content = tuple(dataset.content_hash(index) for index in indices)
-    return Samples(dataset.name, feed, indices, content, to_plain(preprocess))
+    return Samples(dataset.name, feed, indices, content, {**to_plain(preprocess), "dtype": dtype})
 
 
 def from_arrays(name: str, arrays: Sequence[Array], *, input_name: str) -> Samples:

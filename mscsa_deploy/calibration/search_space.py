@@ -23,6 +23,12 @@ INJECTION = FloatRule(
     downstream_of=("Resize",),
     op_types=("Add", "Mul", "Relu", "Resize"),
 )
+# MSCSA: from the pooled maps of the stages to the upsampling of its answers.
+CONTEXT = FloatRule(
+    reason="the blocks between pooling and upsampling stay float",
+    downstream_of=("AveragePool",),
+    upstream_of=("Resize",),
+)
 # What an OpenVINO recipe changes to be written by the other engine.
 QDQ: dict[str, Any] = {
     "engine": "onnxruntime", "preset": "performance", "model_type": "none", "bias_correction": "none",
@@ -59,6 +65,8 @@ def _placements(base: CalibrationRecipe) -> tuple[CalibrationRecipe, ...]:
             ("performance", {"preset": "performance", "model_type": "none"}),
             ("transformer", {"preset": "performance", "model_type": "transformer"}),
             ("mixed", {"preset": "mixed", "model_type": "none"}),
+            ("injection", {"keep_float": (*base.keep_float, INJECTION)}),
+            ("context", {"keep_float": (*base.keep_float, INJECTION, CONTEXT)}),
             ("qdq-chain", {**QDQ, "op_types": (*CHAIN, "Gemm", "MatMul"), "keep_float": (ATTENTION,)}),
             ("qdq-injection", {**QDQ, "op_types": (*CHAIN, "Gemm", "MatMul"), "keep_float": (ATTENTION, INJECTION)}),
             ("qdq-weights", {**QDQ, "op_types": WEIGHTS, "keep_float": (ATTENTION,)}),

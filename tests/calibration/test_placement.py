@@ -26,6 +26,7 @@ from .conftest import net
         ({"last_convs": 1}, ["classifier"]),
         ({"downstream_of": ("AveragePool",)}, ["gate", "gate_sigmoid", "gated", "classifier"]),
         ({"downstream_of": ("AveragePool",), "op_types": ("Mul",)}, ["gated"]),
+        ({"downstream_of": ("AveragePool",), "upstream_of": ("Mul",)}, ["gate", "gate_sigmoid"]),
         ({"op_types": ("Add", "Mul", "Conv"), "weightless": True}, ["residual", "gated"]),
         ({"op_types": ("Softmax",)}, []),
     ],
