@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mscsa_deploy.core.progress import Progress
+from mscsa_deploy.core.report import Row
 from mscsa_deploy.workflow.build import quantize_cached
 from mscsa_deploy.workflow.evaluate import Evaluation, ImageSet, evaluate
 from mscsa_deploy.workflow.gates import LEAST_AGREEMENT, LEAST_SHARE, MAX_DROP
@@ -107,10 +108,13 @@ class Bench:
             )
 
     def latencies(self, variants: Sequence[Variant], settings: Mapping[str, Any]) -> list[tuple[float | None, str]]:
-        """Median milliseconds of each variant, measured in turns, or None and why it did not run.
+        """Median milliseconds of each variant, or None and why it did not run.
+
+        They are measured in turns, and the ratio of each to the first is that of their blocks, so that a machine
+        whose speed drifts hurts none; milliseconds are those of the first over that ratio.
 
         Args:
-            variants: What to run.
+            variants: What to run; the first is the reference.
             settings: What to change in the preset ``quick``.
         """
         from mscsa_deploy.timing.plan import preset
@@ -126,20 +130,18 @@ class Bench:
             affinity=self.profile.cores(threads),
             declared=self.subject.declared,
         )
-        unnamed = [replace(variant, role="") for variant in variants]
+        first, *others = variants
+        roles = [replace(first, role="optimised_fp32"), *(replace(variant, role="") for variant in others)]
         with tempfile.TemporaryDirectory(prefix="mscsa-deploy-") as folder:
             rows = measure_variants(
-                unnamed,
+                roles,
                 plan,
                 samples_dir=Path(folder),
                 fingerprint=self.environment.fingerprint(),
                 progress=self.progress,
             )
         found = [rows.get((position, "core")) for position in range(len(variants))]
-        return [
-            (row.latency_ms.p50, "") if row and row.latency_ms else (None, row.reason if row else "it was not run")
-            for row in found
-        ]
+        return [_milliseconds(row, found[0]) for row in found]
 
     @property
     def metric(self) -> str:
@@ -168,6 +170,16 @@ class Bench:
         passed = drop <= self.max_drop and value >= reference * LEAST_SHARE / 100.0
         words = f"{self.metric} {value:.2f} % against {reference:.2f} % of float"
         return passed, f"{words}: drop {drop:+.2f}, budget {self.max_drop:g}"
+
+
+def _milliseconds(row: Row | None, first: Row | None) -> tuple[float | None, str]:
+    """Latency of a row by its paired ratio to the first, or why there is none."""
+    if row is None or row.latency_ms is None:
+        return None, row.reason if row else "it was not run"
+    ratio = row.speedup_vs_optimised_fp32
+    if first is None or first.latency_ms is None or ratio is None:
+        return row.latency_ms.p50, ""
+    return first.latency_ms.p50 / ratio.value, ""
 
 
 def open_bench(

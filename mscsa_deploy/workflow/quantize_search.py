@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mscsa_deploy.core.files import cache_root, content_key
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from mscsa_deploy.calibration.recipe import CalibrationRecipe
     from mscsa_deploy.calibration.search import Outcome
     from mscsa_deploy.calibration.search_log import LogEntry, Measurement, SearchLog
+    from mscsa_deploy.core.artifact import Artifact
     from mscsa_deploy.workflow.quantize_bench import Bench
     from mscsa_deploy.workflow.variants import Variant
 
@@ -72,12 +74,10 @@ def _context(base: CalibrationRecipe, bench: Bench) -> dict[str, str]:
 
 
 def _floats(bench: Bench) -> list[Variant]:
-    """The float variants of the runtime that run here."""
-    return [
-        variant
-        for variant in bench.subject.variants
-        if variant.runtime == bench.source.runtime and variant.precision != "int8" and variant.status == "ok"
-    ]
+    """The float variants of the runtime that run here; an only FP32 file is nobody's plain export."""
+    mine = [each for each in bench.subject.variants if each.runtime == bench.source.runtime and each.status == "ok"]
+    alone = sum(each.precision == "fp32" for each in mine) == 1
+    return [replace(each, role="" if alone else each.role) for each in mine if each.precision != "int8"]
 
 
 def _best_float(floats: Sequence[Variant], bench: Bench, log: SearchLog, allows: Any) -> Variant:
@@ -136,21 +136,24 @@ class _Measures:
         from mscsa_deploy.calibration.search_log import Measurement
         from mscsa_deploy.calibration.search_space import drafted
 
-        made: dict[int, Variant] = {}
-        failed: dict[int, Measurement] = {}
+        made: dict[str, Variant] = {}
+        found: dict[int, Measurement | str] = {}
         for position, recipe in enumerate(recipes):
             self.bench.progress(position, len(recipes), "drafts of candidates")
             try:
-                made[position] = self.bench.variant(self.bench.make(drafted(recipe)), recipe)
+                variant = self.bench.variant(self.bench.make(drafted(recipe)), recipe)
+                # Recipes that come to the same file are measured once.
+                found[position] = f"{_content(variant.artifact)} {recipe.rest}"
+                made.setdefault(f"{found[position]}", variant)
             except DeployError as error:
                 if isinstance(error, UserError) and recipe == self.base:
                     raise
                 logger.info("%s: %s", recipe.name, error)
-                failed[position] = Measurement(status="failed", reason=str(error))
+                found[position] = Measurement(status="failed", reason=str(error))
         (base_ms, _), *times = self.bench.latencies([self.best_float, *made.values()], CANDIDATES)
-        for position, (ms, why) in zip(made, times, strict=True):
-            failed[position] = _timed(ms, base_ms, why)
-        return [failed[position] for position in range(len(recipes))]
+        measured = {key: _timed(ms, base_ms, why) for key, (ms, why) in zip(made, times, strict=True)}
+        results = (found[position] for position in range(len(recipes)))
+        return [measured[each] if isinstance(each, str) else each for each in results]
 
     def score(self, recipe: CalibrationRecipe) -> Measurement:
         from mscsa_deploy.calibration.search_log import Measurement
@@ -176,6 +179,17 @@ class _Measures:
         made = self.bench.make(recipe)
         ranking = measure_sensitivity(model, made.artifact.path, few, progress=self.bench.progress)
         return tuple(unit.nodes for unit in ranking.units)
+
+
+def _content(artifact: Artifact) -> str:
+    """A hash of what an INT8 file computes, whatever recipe it says it was made by."""
+    if artifact.kind != "onnx":
+        return artifact.sha256
+    import onnx
+
+    model = onnx.load(str(artifact.path))
+    del model.metadata_props[:]
+    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
 
 
 def _with_pairs(recipe: CalibrationRecipe) -> CalibrationRecipe:
