@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from mscsa_deploy.core.report import Row
     from mscsa_deploy.workflow.divergence import DivergenceRecord
-    from mscsa_deploy.workflow.verify import VerifyOutcome
+    from mscsa_deploy.workflow.verify_records import VerifyOutcome
 
 
 @click.command("verify")
@@ -68,7 +68,8 @@ def command(
     FP32 must agree number by number; INT8 by the task metric where there are labels, else by its decisions.
     """
     from mscsa_deploy.workflow.prepare import ModelRequest
-    from mscsa_deploy.workflow.verify import VerifyRequest, run_verify
+    from mscsa_deploy.workflow.verify import run_verify
+    from mscsa_deploy.workflow.verify_records import VerifyRequest
 
     request = VerifyRequest(
         reference=reference,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mscsa_deploy.core.report import Row, Verdict
+from mscsa_deploy.core.report import Metric, Row, Verdict
 from mscsa_deploy.workflow.choice import choose, p50
 from mscsa_deploy.workflow.deployment import Gate, Results
 
 MAX_DROP = {"mIoU": 0.5, "top-1": 0.3}
+DEFAULT_DROP = 0.5
 # MLPerf Mobile's floor for INT8 segmentation: this share of the FP32 metric, in percent.
 LEAST_SHARE = 96.0
 # Without labels, INT8 is judged by how often it decides as FP32 does, in percent of decisions.
@@ -48,15 +49,25 @@ def _gate(row: Row, results: Results) -> Gate | None:
     metric = row.metric
     if metric is None or metric.drop is None or metric.reference is None:
         return _agreement_gate(row, subject)
-    budget = results.settings.max_drop if results.settings.max_drop is not None else MAX_DROP.get(metric.name, 0.5)
+    return Gate(subject, *accuracy_check(metric, results.settings.max_drop), required=False)
+
+
+def accuracy_check(metric: Metric, max_drop: float | None) -> tuple[str, str, bool]:
+    """What is asked of INT8 with labels, what was found, and whether it holds; `metric` has a drop.
+
+    Args:
+        metric: Against the float reference.
+        max_drop: Points; the metric's own budget if None.
+    """
+    assert metric.drop is not None
+    assert metric.reference is not None
+    budget = max_drop if max_drop is not None else MAX_DROP.get(metric.name, DEFAULT_DROP)
     share = 100.0 * metric.value / metric.reference if metric.reference > 0 else 0.0
     low, high = metric.drop_ci95 or (metric.drop, metric.drop)
-    return Gate(
-        subject,
-        f"{metric.name} drop at most {budget:g} points and at least {LEAST_SHARE:g} % of FP32",
-        f"drop {metric.drop:+.2f} points (95 % interval {low:+.2f} to {high:+.2f}), {share:.1f} % of FP32",
+    return (
+        f"{metric.name} drop at most {budget:g} points and at least {LEAST_SHARE:g} % of the reference",
+        f"drop {metric.drop:+.2f} points (95 % interval {low:+.2f} to {high:+.2f}), {share:.1f} % of the reference",
         metric.drop <= budget and share >= LEAST_SHARE,
-        required=False,
     )
 
 
