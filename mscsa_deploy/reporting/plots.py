@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -18,8 +19,15 @@ if TYPE_CHECKING:
 
 COLORS = {"onnxruntime": 0, "openvino": 1, "tensorrt": 2, "pytorch": 3}
 _CHARACTER_WIDTH = 6.8
+_KEY_LINE = 20
+_SAME_PLACE = 10.0
+"""Markers so few pixels apart hide one another."""
+_TURNS = ((1, 0), (0, -1), (0, 1), (-1, 0), (0.8, -0.8), (0.8, 0.8), (-0.8, -0.8), (-0.8, 0.8))
 _LANE = 48
 _BINS = 72
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,34 +62,48 @@ def color(runtime: str) -> int:
 
 def row_label(row: Row) -> str:
     """Short name of a row in a plot."""
-    return f"{runtime_title(row.runtime)} {row.precision.upper()}"
+    rest = ", rest BF16" if row.recipe.endswith("+bf16") else ""
+    plain = ", plain export" if row.details.get("role") == "fp32" and row.runtime != "pytorch" else ""
+    return f"{runtime_title(row.runtime)} {row.precision.upper()}{rest}{plain}"
 
 
 def pareto(points: Sequence[Point], *, y_title: str) -> str:
-    """Accuracy over median latency: up and to the left is better, the line joins what nothing else beats."""
-    width, height, left, right, top, bottom = 560, 380, 52, 20, 24, 50
+    """Accuracy over median latency: up and to the left is better, the line joins what nothing else beats.
+
+    The points are numbered, the fastest first, and named below: names beside them would hide one another.
+    """
+    width, plot, left, right, top, bottom = 560, 340, 52, 20, 24, 50
+    points = sorted(points, key=lambda point: point.latency)
+    height = plot + _KEY_LINE * len(points) + 8
     x = latency_scale([point.latency for point in points], left, width - right)
-    y = percent_scale(_percents(points), height - bottom, top)
+    y = percent_scale(_percents(points), plot - bottom, top)
     parts = [
         _open(width, height, f"{y_title} over median latency", "wide"),
-        *_grid(x, y, (left, right, top, bottom), width, height),
+        *_grid(x, y, (left, right, top, bottom), width, plot),
     ]
-    parts += [_text((left + width - right) / 2, height - 10, "median latency, ms", "axis", anchor="middle")]
+    parts += [_text((left + width - right) / 2, plot - 10, "median latency, ms", "axis", anchor="middle")]
     parts += [_text(left, 13, y_title, "axis")]
     front = _front(points)
     if len(front) > 1:
         path = " ".join(f"{x(point.latency):.1f},{y(point.percent):.1f}" for point in front)
         parts.append(f'<polyline class="front" points="{path}"/>')
-    boxes: list[tuple[float, float, float, float]] = []
-    for point in points:
-        cx, cy = x(point.latency), y(point.percent)
-        boxes.append((cx - 9, cy - 9, cx + 9, cy + 9))
-        parts += [*_whiskers(point, x, y), _marker(point, cx, cy)]
-    for point in points:
-        parts.append(
-            _label(point.label, x(point.latency), y(point.percent), boxes, (left, top, width - 4, height - bottom))
-        )
+    places = [(x(point.latency), y(point.percent)) for point in points]
+    for point, place in zip(points, places, strict=True):
+        parts += [*_whiskers(point, x, y), _marker(point, *place)]
+    parts += _numbers(places, (left, top, width - 4, plot - bottom))
+    for number_, point in enumerate(points, start=1):
+        parts += _key(number_, point, left, plot + _KEY_LINE * number_)
     return "".join([*parts, "</svg>"])
+
+
+def _key(number_: int, point: Point, left: float, floor: float) -> list[str]:
+    """One line of the list below the plot."""
+    words = f"{point.label}: {number(point.latency)} ms, {point.percent:.2f} %"
+    return [
+        _text(left + 6, floor, f"{number_}", "label", anchor="end"),
+        _marker(point, left + 26, floor - 4),
+        _text(left + 44, floor, words, "label"),
+    ]
 
 
 def _percents(points: Sequence[Point]) -> list[float]:
@@ -131,30 +153,40 @@ def _marker(point: Point, cx: float, cy: float) -> str:
     return f'<g class="mark c{point.color}"><title>{escape(words)}</title>{ring}{shape}</g>'
 
 
-def _label(
-    words: str,
-    cx: float,
-    cy: float,
-    taken: list[tuple[float, float, float, float]],
-    area: tuple[float, float, float, float],
-) -> str:
-    """The label beside its marker, in the first place where it covers nothing; `taken` grows by it."""
-    long = len(words) * _CHARACTER_WIDTH
-    places = [(cx + 14, cy + 4), (cx - 14 - long, cy + 4), (cx - long / 2, cy - 15), (cx - long / 2, cy + 24)]
-    places += [(cx + 14, cy + shift) for shift in (-14, 22, -30, 38)]
-    places += [(cx - 14 - long, cy + shift) for shift in (-14, 22, -30, 38)]
-    best = places[0]
-    for px, py in places:
-        box = (px, py - 11, px + long, py + 3)
-        inside = box[0] >= area[0] and box[1] >= area[1] and box[2] <= area[2] and box[3] <= area[3]
-        if inside and not any(_overlap(box, other) for other in taken):
-            best = (px, py)
-            break
-    taken.append((best[0], best[1] - 11, best[0] + long, best[1] + 3))
-    return _text(best[0], best[1], words, "label")
+def _numbers(places: Sequence[tuple[float, float]], area: Box) -> list[str]:
+    """The points' numbers beside them, each where it covers nothing; points on top of each other share a text."""
+    groups: list[list[int]] = []
+    for index, (cx, cy) in enumerate(places):
+        for group in groups:
+            if all(math.dist((cx, cy), places[other]) < _SAME_PLACE for other in group):
+                group.append(index)
+                break
+        else:
+            groups.append([index])
+    taken: list[Box] = [(cx - 9, cy - 9, cx + 9, cy + 9) for cx, cy in places]
+    texts = []
+    for group in groups:
+        words = ", ".join(str(index + 1) for index in group)
+        long = len(words) * _CHARACTER_WIDTH
+        boxes = [_box(places[index], long, turn) for turn in _TURNS for index in group]
+        free = [box for box in boxes if _inside(box, area) and not any(_overlap(box, other) for other in taken)]
+        box = (free or boxes)[0]
+        taken.append(box)
+        texts.append(_text(box[0], box[3] - 3, words, "label"))
+    return texts
 
 
-def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+def _box(place: tuple[float, float], long: float, turn: tuple[float, float]) -> Box:
+    """Where a text of `long` pixels stands, seen from its marker in the direction `turn` (right and down count)."""
+    cx, cy = place[0] + turn[0] * (14 + long / 2), place[1] + turn[1] * 19
+    return (cx - long / 2, cy - 7, cx + long / 2, cy + 7)
+
+
+def _inside(box: Box, area: Box) -> bool:
+    return box[0] >= area[0] and box[1] >= area[1] and box[2] <= area[2] and box[3] <= area[3]
+
+
+def _overlap(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
