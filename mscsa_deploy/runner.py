@@ -23,7 +23,7 @@ from mscsa_deploy.bundle.store import Bundle, read_bundle
 from mscsa_deploy.errors import StageError, UserError
 from mscsa_deploy.imaging.classmap import best_classes, class_map, resize_nearest
 from mscsa_deploy.imaging.decode import decode
-from mscsa_deploy.imaging.preprocess import check_image, preprocess
+from mscsa_deploy.imaging.preprocess import check_image, model_input
 from mscsa_deploy.runtimes import RUNTIMES
 from mscsa_deploy.runtimes.protocol import SessionSettings
 
@@ -101,7 +101,7 @@ class Runner:
         pixels = decode(image) if isinstance(image, str | Path | bytes) else image
         check_image(pixels)
         decoded = time.perf_counter()
-        tensor = preprocess(pixels, self.manifest.preprocess)
+        tensor = model_input(pixels, self.manifest.preprocess, self.candidate.entry.inputs[0].dtype)
         ready = time.perf_counter()
         output = self.run(tensor)
         answered = time.perf_counter()
@@ -113,7 +113,7 @@ class Runner:
         return Prediction(size=size, class_map=classes, top=top, parts_ms=spent)
 
     def run(self, tensor: Array) -> Array:
-        """The network's output for an input tensor, as `Manifest.input` and the postprocess record describe.
+        """The network's output for an input tensor, as the artefact's input and postprocess record describe.
 
         Raises:
             SpecError: `tensor` has another dtype or shape.

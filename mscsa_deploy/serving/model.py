@@ -13,7 +13,7 @@ from mscsa_deploy.errors import UserError
 from mscsa_deploy.imaging.decode import decode
 from mscsa_deploy.imaging.overlay import overlay
 from mscsa_deploy.imaging.palette import default_palette
-from mscsa_deploy.imaging.preprocess import check_image, preprocess
+from mscsa_deploy.imaging.preprocess import check_image, model_input
 from mscsa_deploy.serving.datatypes import datatype_of
 from mscsa_deploy.serving.refusal import Refusal
 
@@ -213,7 +213,8 @@ class ServedModel:
         self._check_count(self._input.name, len(array))
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise Refusal(400, f"input '{self._input.name}' holds NaN or infinity")
-        return Prepared(array, (int(shape[2]), int(shape[3])))
+        height, width = shape[1:3] if array.dtype == np.uint8 else shape[2:4]
+        return Prepared(array, (int(height), int(width)))
 
     def _check_count(self, name: str, count: int) -> None:
         if count > self.max_batch:
@@ -223,7 +224,7 @@ class ServedModel:
         for image in images:
             check_image(image)
         spec = self.runner.manifest.preprocess
-        tensors = [preprocess(image, spec) for image in images]
+        tensors = [model_input(image, spec, self._input.dtype) for image in images]
         height, width = images[0].shape[:2]
         tensor = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
         return Prepared(tensor, (int(height), int(width)), images)

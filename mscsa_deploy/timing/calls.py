@@ -11,7 +11,7 @@ import numpy as np
 from mscsa_deploy.errors import UserError
 from mscsa_deploy.imaging.classmap import best_classes, class_map
 from mscsa_deploy.imaging.decode import decode
-from mscsa_deploy.imaging.preprocess import preprocess
+from mscsa_deploy.imaging.preprocess import model_input
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,13 +64,14 @@ def end_to_end_call(session: Session, inputs: EncodedInputs) -> Call:
         raise UserError(f"cannot read the picture '{error.filename}': {error.strerror}") from error
     if not pictures:
         raise UserError("end-to-end latency needs at least one picture")
-    name, spec, clock = session.inputs[0].name, inputs.preprocess, time.perf_counter_ns
+    declared, spec, clock = session.inputs[0], inputs.preprocess, time.perf_counter_ns
+    name, dtype = declared.name, declared.dtype
 
     def call(number: int) -> Mapping[str, int]:
         begin = clock()
         image = decode(pictures[number % len(pictures)])
         decoded = clock()
-        tensor = preprocess(image, spec)
+        tensor = model_input(image, spec, dtype)
         prepared = clock()
         output = next(iter(session.run({name: tensor}).values()))
         inferred = clock()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mscsa_deploy.core.tensors import TensorSpec
 from mscsa_deploy.errors import UserError
-from mscsa_deploy.imaging.preprocess import Preprocess, preprocess
+from mscsa_deploy.imaging.preprocess import Preprocess, model_input
 from mscsa_deploy.timing.plan import MIN_INPUTS, CoreInputs, EncodedInputs
 
 Picture = npt.NDArray[np.uint8]
@@ -61,7 +61,7 @@ def write_core_inputs(
         SpecError: The result does not fit `declared`.
         UserError: There is no picture.
     """
-    tensors = [preprocess(picture, spec)[0] for picture in varied(pictures)]
+    tensors = [model_input(picture, spec, declared.dtype)[0] for picture in varied(pictures)]
     stack = np.stack([np.stack([tensors[(i + k) % len(tensors)] for k in range(batch)]) for i in range(len(tensors))])
     declared.check(stack[0])
     return _write(path, {declared.name: stack})

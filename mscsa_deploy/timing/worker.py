@@ -132,7 +132,7 @@ class Bench:
 
     def _one_feed(self) -> Any:
         from mscsa_deploy.imaging.decode import decode
-        from mscsa_deploy.imaging.preprocess import preprocess
+        from mscsa_deploy.imaging.preprocess import model_input
         from mscsa_deploy.timing.calls import read_feeds
 
         assert self.spec is not None
@@ -140,7 +140,8 @@ class Bench:
             return read_feeds(self.spec.core)[0]
         assert self.spec.encoded is not None
         image = decode(Path(self.spec.encoded.files[0]))
-        return {self.sessions[0].inputs[0].name: preprocess(image, self.spec.encoded.preprocess)}
+        declared = self.sessions[0].inputs[0]
+        return {declared.name: model_input(image, self.spec.encoded.preprocess, declared.dtype)}
 
 
 def session_settings(spec: RowSpec) -> SessionSettings:

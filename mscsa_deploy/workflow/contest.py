@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.tensors import Array
 from mscsa_deploy.errors import SpecError, StageError, UnsupportedError, UserError
-from mscsa_deploy.imaging.preprocess import preprocess
+from mscsa_deploy.imaging.preprocess import model_input
 from mscsa_deploy.parity.compare import Comparator
 from mscsa_deploy.workflow.evaluate import ImageSet, Judge, class_count, judge_for
 from mscsa_deploy.workflow.images import open_images
@@ -114,14 +114,15 @@ def _open(contestant: Contestant, contest: Contest) -> Session:
     from mscsa_deploy.runtimes import RUNTIMES
 
     session = RUNTIMES.load(contestant.runtime)().load(contestant.path, contestant.settings(contest.threads))
-    spec, wanted = session.inputs[0], (1, 3, contest.preprocess.height, contest.preprocess.width)
+    spec, size = session.inputs[0], (contest.preprocess.height, contest.preprocess.width)
+    wanted = (1, *size, 3) if spec.dtype == "uint8" else (1, 3, *size)
     fits = len(spec.shape) == 4 and all(size in (-1, want) for size, want in zip(spec.shape, wanted, strict=True))
-    if len(session.inputs) != 1 or not fits or spec.dtype != "float32":
+    if len(session.inputs) != 1 or not fits or spec.dtype not in ("float32", "uint8"):
         session.close()
         inputs = ", ".join(f"{each.name} {each.dtype} {list(each.shape)}" for each in session.inputs)
         raise SpecError(
-            f"'{contestant.label}' takes {inputs}, expected one float32 {list(wanted)}, as the reference's "
-            "preprocessing makes it",
+            f"'{contestant.label}' takes {inputs}, expected one picture of {size[0]}x{size[1]} pixels, float32 NCHW or "
+            "uint8 NHWC, as the reference's preprocessing makes it",
             hint="compare models of one input size, or give the right --preprocess",
         )
     return session
@@ -131,15 +132,22 @@ def _run_image(
     images: ImageSet, index: int, reference: Session, sessions: Mapping[int, Session], scores: Sequence[Score]
 ) -> None:
     image, target = images.dataset.load(index)
-    tensor = preprocess(image, images.preprocess)
-    expected = reference.run({reference.inputs[0].name: tensor})
+    made: dict[str, Array] = {}
+
+    def run(session: Session) -> dict[str, Array]:
+        declared = session.inputs[0]
+        if declared.dtype not in made:
+            made[declared.dtype] = model_input(image, images.preprocess, declared.dtype)
+        return session.run({declared.name: made[declared.dtype]})
+
+    expected = run(reference)
     scores[0].judge.add(next(iter(expected.values())), target)
     for position, session in sessions.items():
         score = scores[position]
         if score.failure:
             continue
         try:
-            outputs = paired(expected, session.run({session.inputs[0].name: tensor}))
+            outputs = paired(expected, run(session))
         except StageError as error:
             score.failure = str(error)
             continue

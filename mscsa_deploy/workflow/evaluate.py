@@ -16,7 +16,7 @@ from mscsa_deploy.core.report import Metric
 from mscsa_deploy.core.tensors import Array, TensorSpec
 from mscsa_deploy.errors import StageError, UserError
 from mscsa_deploy.imaging.classmap import class_map, resize_nearest
-from mscsa_deploy.imaging.preprocess import Preprocess, preprocess
+from mscsa_deploy.imaging.preprocess import Preprocess, model_input, preprocess
 from mscsa_deploy.parity.bootstrap import paired_drop
 from mscsa_deploy.parity.compare import Comparator, Parity
 from mscsa_deploy.parity.metrics import ConfusionMatrix, ImageScores, TopK, value
@@ -147,7 +147,7 @@ def evaluate_all(
     """As `evaluate` for several sessions, with each image decoded once; one that fails does not stop the others.
 
     Args:
-        sessions: All of them take the same input.
+        sessions: All of them take one picture.
         images: What to run.
         reference: Outputs that an earlier call kept, to compare with.
         keep: Where to keep the outputs of the first session.
@@ -162,9 +162,16 @@ def evaluate_all(
     for index in range(len(images)):
         progress(index, len(images), label)
         image, target = images.dataset.load(index)
-        tensor = preprocess(image, images.preprocess)
+        tensors = {
+            dtype: model_input(image, images.preprocess, dtype) for dtype in {run.declared.dtype for run in runs}
+        }
         for run in runs:
-            run.add(tensor, target, None if expected is None else expected[index : index + 1], name=str(index))
+            run.add(
+                tensors[run.declared.dtype],
+                target,
+                None if expected is None else expected[index : index + 1],
+                name=str(index),
+            )
         if keep is not None and runs[0].output is not None:
             if kept is None:
                 shape = (len(images), *runs[0].output.shape[1:])
@@ -184,11 +191,16 @@ class _Run:
     output: Array | None = None
     failure: StageError | None = None
 
+    @property
+    def declared(self) -> TensorSpec:
+        """Its picture input."""
+        return self.session.inputs[0]
+
     def add(self, tensor: Array, target: int | Array | None, expected: Array | None, *, name: str) -> None:
         if self.failure is not None:
             return
         try:
-            self.output = next(iter(self.session.run({self.session.inputs[0].name: tensor}).values()))
+            self.output = next(iter(self.session.run({self.declared.name: tensor}).values()))
         except StageError as error:
             self.output, self.failure = None, error
             return

@@ -163,7 +163,11 @@ def write_inputs(images: ImageSet, declared: TensorSpec) -> tuple[CoreInputs, En
     from mscsa_deploy.timing.plan import MIN_INPUTS
 
     count = min(len(images), MIN_INPUTS)
-    key = {"images": images.hashes[:count], "preprocess": to_plain(images.preprocess), "input": declared.name}
+    key = {
+        "images": images.hashes[:count],
+        "preprocess": to_plain(images.preprocess),
+        "input": [declared.name, declared.dtype],
+    }
     work = cache_root() / "inputs" / content_key(key)
     pictures = [images.dataset.load(index)[0] for index in range(count)]
     core = write_core_inputs(work / "inputs.npz", declared, pictures, images.preprocess)

@@ -91,7 +91,7 @@ def run_sensitivity(
         )
     model = subject.float_for(request.runtime)
     dataset = open_images(request.calibration, subject.task, subject.classes)
-    samples = from_dataset(dataset, subject.preprocess, input_name=subject.declared.name)
+    samples = from_dataset(dataset, subject.preprocess, input_name=subject.declared.name, dtype=subject.declared.dtype)
     made = quantize_cached(model.artifact.path, samples, recipe, progress)
     few = samples.take(request.images)
     shares = _float_ms(model.artifact.path, request, profile, next(iter(few)))

@@ -50,6 +50,33 @@ def test_predict_path_bytes_and_pixels_agree(bundle, tiny, tmp_path):
         np.testing.assert_array_equal(other, maps[0])
 
 
+def test_pixels_in_and_a_class_map_out_give_the_same_answer(bundle, tiny, tmp_path):
+    from mscsa_deploy.bundle.manifest import Postprocess, Tensor
+    from mscsa_deploy.graphs.check import read_model, to_bytes
+    from mscsa_deploy.graphs.pixels import take_pixels
+    from mscsa_deploy.graphs.tail.files import write_with_tail
+
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    manifest, path = bundle.manifest, whole / "model.onnx"
+    write_with_tail(bundle.root / "model.onnx", "cells", path)
+    model = read_model(path)
+    take_pixels(model, manifest.preprocess.mean, manifest.preprocess.std)
+    path.write_bytes(to_bytes(model))
+    pixels = (Tensor(name="image", dtype="uint8", shape=(1, 64, 64, 3)),)
+    classes = (Tensor(name="classmap", dtype="uint8", shape=(1, 64, 64)),)
+    post = Postprocess.of("seg", "classmap", tensor="classmap")
+    made = tiny.entry("model.onnx", runtimes=("onnxruntime", "openvino"))
+    made = msgspec.structs.replace(made, inputs=pixels, outputs=classes, postprocess=post)
+    write_bundle(whole, tiny.manifest_of([made]))
+
+    with load(bundle.root) as runner:
+        wanted = runner.predict(tiny.scene()).class_map
+    for runtime in ("onnxruntime", "openvino"):
+        with load(whole, runtime=runtime) as runner:
+            np.testing.assert_array_equal(runner.predict(tiny.scene()).class_map, wanted)
+
+
 def test_predict_classifies_with_labels_and_probabilities(tiny, tmp_path, runtime):
     bundle = tiny.make_bundle(tmp_path / "cls", task="cls")
     green = np.zeros((50, 70, 3), np.uint8)
