@@ -1,0 +1,146 @@
+"""`quantize` searching on a small network: real files and answers, scripted latencies."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper, parser
+from PIL import Image
+
+from mscsa_deploy.calibration.search import Budget
+from mscsa_deploy.calibration.search_log import SearchLog
+from mscsa_deploy.cli import run
+from mscsa_deploy.workflow.quantize_bench import Bench
+from mscsa_deploy.workflow.quantize_search import _best_float
+from mscsa_deploy.workflow.variants import Variant
+
+NET = """<ir_version: 9, opset_import: ["" : 18]>
+net (float[1,3,64,64] image) => (float[1,4,16,16] logits) {
+  [stem] a = Conv<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]>(image, w0)
+  [relu] b = Relu(a)
+  [depthwise] c = Conv<kernel_shape=[3,3], pads=[1,1,1,1], group=8>(b, w1)
+  [pointwise] d = Conv<kernel_shape=[1,1]>(c, w2)
+  [residual] e = Add(d, b)
+  [pool] f = AveragePool<kernel_shape=[2,2], strides=[2,2]>(e)
+  [classifier] logits = Conv<kernel_shape=[1,1]>(f, w3)
+}"""
+SHAPES = ((8, 3, 3, 3), (8, 1, 3, 3), (8, 8, 1, 1), (4, 8, 1, 1))
+FLOAT_MS = 10.0
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    """The network, its preprocessing and two folders of pictures; arguments for the command line."""
+    monkeypatch.setenv("MSCSA_DEPLOY_CACHE", str(tmp_path / "cache"))
+    generator = np.random.default_rng(0)
+    network = parser.parse_model(NET)
+    for index, shape in enumerate(SHAPES):
+        weights = generator.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+        network.graph.initializer.append(numpy_helper.from_array(weights.astype(np.float32), f"w{index}"))
+    onnx.save(network, str(tmp_path / "net.onnx"))
+    (tmp_path / "preprocess.toml").write_text("height = 64\nwidth = 64\n")
+    for folder, count in (("calibration", 10), ("validation", 4)):
+        (tmp_path / folder).mkdir()
+        for index in range(count):
+            coarse = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(coarse).resize((64, 64)).save(tmp_path / folder / f"{index}.png")
+    return [
+        *("quantize", str(tmp_path / "net.onnx"), "--for", "onnxruntime", "--task", "seg", "-q", "--json"),
+        *("--preprocess", str(tmp_path / "preprocess.toml"), "--device", "x86_avx512_vnni"),
+        *("--calibration", str(tmp_path / "calibration"), "--validation", str(tmp_path / "validation")),
+    ]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Latencies by recipe name, with a list of what was timed; float takes 10 ms, what is not in the table 8 ms."""
+    state = SimpleNamespace(times={}, timed=[], usual=8.0)
+
+    def latencies(_, variants, __):
+        others = [variant.recipe for variant in variants[1:]]
+        state.timed.extend(others)
+        return [(FLOAT_MS, ""), *((state.times.get(name, state.usual), "") for name in others)]
+
+    monkeypatch.setattr(Bench, "latencies", latencies)
+    return state
+
+
+def outcome_of(arguments, out, capsys):
+    code = run([*arguments, "-o", str(out)])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_the_fastest_file_within_budget_is_found_and_its_replay_gives_the_same_bytes(model, clock, tmp_path, capsys):
+    clock.times["int8_onnxruntime_x86+per-tensor"] = 5.0
+    arguments = [*model, "--max-drop", "50"]
+    code, first = outcome_of(arguments, tmp_path / "one", capsys)
+    assert code == 0
+    assert first["recipe"]["per_channel"] is False
+    assert first["best_float"] == "onnxruntime fp32"
+    lines = {line["recipe"]: line for line in first["search"]}
+    assert lines["int8_onnxruntime_x86+per-tensor"]["speedup_vs_best_float"] == 2.0
+    assert "value" not in lines["int8_onnxruntime_x86"]
+    clock.timed.clear()
+    code, second = outcome_of(arguments, tmp_path / "two", capsys)
+    assert (code, clock.timed) == (0, [])
+    assert second == first
+    assert (tmp_path / "one" / first["artifact"]).read_bytes() == (tmp_path / "two" / first["artifact"]).read_bytes()
+
+
+def test_a_killed_search_goes_on_where_it_stopped(model, clock, tmp_path, capsys, monkeypatch):
+    arguments = [*model, "--max-drop", "50"]
+    whole = Bench.score
+    scored = []
+
+    def killed(bench, variant, name):
+        if len(scored) == 2:
+            raise KeyboardInterrupt
+        scored.append(name)
+        return whole(bench, variant, name)
+
+    monkeypatch.setattr(Bench, "score", killed)
+    assert run([*arguments, "-o", str(tmp_path / "killed")]) != 0
+    assert not (tmp_path / "killed").exists()
+    monkeypatch.setattr(Bench, "score", lambda bench, variant, name: scored.append(name) or whole(bench, variant, name))
+    timed = list(clock.timed)
+    capsys.readouterr()
+    code, outcome = outcome_of(arguments, tmp_path / "out", capsys)
+    assert code == 0
+    assert clock.timed[: len(timed)] == timed
+    # What is timed again is the confirmation of the winner; the winner's answers are compared once more for the report.
+    assert len(clock.timed) == len(timed) + 1
+    assert sorted(set(scored)) == sorted(scored[:-1])
+    assert outcome["artifact"]
+
+
+def test_no_int8_faster_than_float_is_exit_5_with_the_way_out(model, clock, tmp_path, capsys):
+    clock.usual = 9.9
+    code, outcome = outcome_of([*model, "--max-drop", "50"], tmp_path / "out", capsys)
+    assert code == 5
+    assert outcome["artifact"] == ""
+    assert outcome["verdict"].startswith("INT8 is not faster than the best float artefact here: 9.90 ms")
+    assert "ship the float file, run as onnxruntime fp32 (--recipe NAME makes an INT8 file" in outcome["verdict"]
+    assert not any("value" in line for line in outcome["search"])
+
+
+def bench_of(scores):
+    """A bench that answers with (metric, float's metric) by precision."""
+    return SimpleNamespace(
+        latencies=lambda variants, _: [({"fp32": 10.0, "bf16": 6.0}[each.precision], "") for each in variants],
+        score=lambda variant, _: SimpleNamespace(parity=None, precision=variant.precision),
+        headline=lambda score: scores[score.precision],
+        source=SimpleNamespace(runtime="openvino"),
+    )
+
+
+@pytest.mark.parametrize(("value", "expected"), [(69.9, "bf16"), (60.0, "fp32")])
+def test_what_int8_has_to_beat_is_the_fastest_float_within_budget(tmp_path, value, expected):
+    artifact = SimpleNamespace(sha256="0")
+    floats = [
+        Variant(runtime="openvino", precision=each, artifact=artifact, settings=None) for each in ("fp32", "bf16")
+    ]
+    log = SearchLog(tmp_path / "log.jsonl", {"model": "a"})
+    best = _best_float(floats, bench_of({"bf16": (value, 70.0)}), log, Budget(max_drop=0.5).allows)
+    assert best.precision == expected
