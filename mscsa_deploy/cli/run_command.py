@@ -25,7 +25,8 @@ def command(terminal: Terminal, path: Path, out: Path | None, *, force: bool) ->
     RESOLVED.toml lies in every directory that 'deploy' leaves; naming the directory is enough. Finished work is
     taken from the cache where nothing that decides it has changed.
     """
-    from mscsa_deploy.workflow.run import other_versions, read_resolved, run_resolved, version_warning
+    from mscsa_deploy.workflow.resolved import other_versions, read_resolved, version_warning
+    from mscsa_deploy.workflow.run import run_resolved
 
     resolved = read_resolved(path)
     if warning := version_warning(resolved):

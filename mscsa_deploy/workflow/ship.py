@@ -16,7 +16,7 @@ from mscsa_deploy.core.config import to_plain
 from mscsa_deploy.core.environment import package_versions
 from mscsa_deploy.core.report import Report, Row
 from mscsa_deploy.core.tensors import Array
-from mscsa_deploy.workflow.run import CHECKPOINT, resolved_toml
+from mscsa_deploy.workflow.resolved import CHECKPOINT, resolved_toml
 
 if TYPE_CHECKING:
     from mscsa_deploy.bundle.manifest import ArtifactEntry, Golden, Measurement

@@ -11,7 +11,7 @@ import tomli_w
 from mscsa_deploy import __version__
 from mscsa_deploy.core.report import Report
 from mscsa_deploy.workflow.deployment import DeployRequest, Finished
-from mscsa_deploy.workflow.run import read_resolved, resolved_toml, version_warning
+from mscsa_deploy.workflow.resolved import read_resolved, resolved_toml, version_warning
 
 DEPLOY = {
     "model": "topformer_t_mscsa",
@@ -48,7 +48,7 @@ def deployed(monkeypatch):
         calls.append((request, out, force))
         return Finished(Report(), (), out, 0)
 
-    monkeypatch.setattr("mscsa_deploy.workflow.deploy.run_deploy", deploy)
+    monkeypatch.setattr("mscsa_deploy.workflow.run.run_deploy", deploy)
     return calls
 
 
