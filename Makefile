@@ -5,16 +5,17 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO ?= demo-out
 
-.PHONY: help install demo test examples test-triton test-ray slow lint check format benchmarks clean
+.PHONY: help install demo test examples test-triton test-ray test-fuzz slow lint check format benchmarks clean
 
 help:
 	@echo "make demo        checkpoint -> ONNX -> INT8 -> report, on real images ($(DEMO)/report.html)"
 	@echo "make test        the whole test suite"
 	@echo "make lint        ruff, mypy --strict, import-linter"
-	@echo "make check       what CI runs: lint, then test"
+	@echo "make check       lint, then test; CI adds test-triton, test-ray and test-fuzz"
 	@echo "make examples    web page, C++ and ARM on the bundle of the demo"
 	@echo "make test-triton the serving suite against a real Triton server"
-	@echo "make test-ray    the tests that need Ray Serve"
+	@echo "make test-ray    serve and verify on Ray"
+	@echo "make test-fuzz   requests made up from the OpenAPI description"
 	@echo "make slow        the full-size twenty-model matrix (minutes to an hour)"
 	@echo "make benchmarks  the comparison suites whose results the README quotes"
 	@echo "make format      let ruff rewrite the code's layout"
@@ -39,19 +40,41 @@ test: install
 examples: demo
 	MSCSA_DEPLOY_BUNDLE=$(DEMO) $(BIN)/python -m pytest tests/examples
 
-# A real Triton server, from the nvidia-pytriton wheel; its Python must be Debian's own 3.11.
-test-triton: install
-	/usr/bin/python3.11 -m venv .venv-triton
-	.venv-triton/bin/python -m pip install --quiet nvidia-pytriton "numpy<2" onnxruntime msgspec pillow platformdirs psutil
-	MSCSA_DEPLOY_TRITON=$(CURDIR)/.venv-triton $(BIN)/python -m pytest tests/serving/test_conformance.py
+# Engines of others, each in an environment of its own: they are large, and their pins are not ours.
+# Required there: a test that cannot run fails. tests/serving and the main environment drive them.
 
-# Ray Serve, in an environment of its own: it is large, and the rest does without.
-test-ray:
+# A real Triton server, from the nvidia-pytriton wheel; its Python must be Debian's own 3.11.
+TRITON_PYTHON ?= /usr/bin/python3.11
+
+test-triton: install .venv-triton/.installed
+	MSCSA_DEPLOY_REQUIRE=triton MSCSA_DEPLOY_TRITON=$(CURDIR)/.venv-triton \
+	  $(BIN)/python -m pytest tests/serving/test_conformance.py
+
+.venv-triton/.installed: Makefile constraints.txt
+	$(TRITON_PYTHON) -m venv .venv-triton
+	.venv-triton/bin/python -m pip install --quiet nvidia-pytriton==0.7.0 "numpy<2" onnxruntime msgspec pillow platformdirs psutil
+	@touch $@
+
+# `serve --engine ray` and `verify --engine ray`.
+test-ray: .venv-ray/.installed
+	MSCSA_DEPLOY_REQUIRE=ray .venv-ray/bin/python -m pytest tests/serving/test_ray.py tests/workflow/test_spread.py
+
+.venv-ray/.installed: Makefile pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-ray
 	.venv-ray/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	.venv-ray/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[serve,onnxruntime]" \
-	  --group test "ray[serve]" onnx onnx-ir
-	.venv-ray/bin/python -m pytest tests/serving/test_ray.py tests/cli/test_verify.py
+	  "ray[serve]==2.60.0" onnx onnx-ir pytest pytest-timeout pytest-randomly
+	@touch $@
+
+# Requests that schemathesis makes up from the OpenAPI description.
+test-fuzz: install .venv-fuzz/.installed
+	MSCSA_DEPLOY_REQUIRE=schemathesis MSCSA_DEPLOY_SCHEMATHESIS=$(CURDIR)/.venv-fuzz \
+	  $(BIN)/python -m pytest tests/serving/test_schemathesis.py
+
+.venv-fuzz/.installed: Makefile
+	$(PYTHON) -m venv .venv-fuzz
+	.venv-fuzz/bin/python -m pip install --quiet schemathesis==4.32.5
+	@touch $@
 
 slow: install
 	$(BIN)/python -m pytest -m slow --timeout 1800
@@ -72,4 +95,4 @@ benchmarks: install
 	$(BIN)/python benchmarks/run.py
 
 clean:
-	rm -rf $(VENV) $(DEMO) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	rm -rf $(VENV) .venv-triton .venv-ray .venv-fuzz $(DEMO) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import pytest
+
+REQUIRED = "MSCSA_DEPLOY_REQUIRE"
 
 
 @pytest.fixture(autouse=True)
@@ -14,3 +17,15 @@ def own_logging():
     before = (logger.handlers[:], logger.level, logger.propagate)
     yield
     logger.handlers[:], logger.level, logger.propagate = before
+
+
+@pytest.fixture(scope="session")
+def missing():
+    """Skips with a reason, or fails if MSCSA_DEPLOY_REQUIRE counts on the key."""
+
+    def give_up(key, reason):
+        if key in os.environ.get(REQUIRED, "").split(","):
+            pytest.fail(f"{REQUIRED} counts on {key}, which cannot run: {reason}")
+        pytest.skip(f"{key}: {reason}")
+
+    return give_up

@@ -64,6 +64,8 @@ class Connections:
     async def ask(self, since: float | None = None) -> Seen:
         """Send the request on a free connection and read the whole answer."""
         begin = time.perf_counter() if since is None else since
+        while self._free and self._free[-1][0].at_eof():
+            self._free.pop()[1].close()
         reused = bool(self._free)
         if reused:
             reader, writer = self._free.pop()
@@ -72,8 +74,8 @@ class Connections:
         writer.write(self._question.data)
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        except asyncio.IncompleteReadError as error:
-            if not reused or error.partial:
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            if not reused or getattr(error, "partial", b""):
                 raise
             # The server closed the idle connection as the request was on its way: any client asks again.
             writer.close()

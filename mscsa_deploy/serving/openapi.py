@@ -69,7 +69,10 @@ def _paths() -> Json:
         "/v2": _get("Server metadata", "Server"),
         "/v2/health/live": _get("Whether the server answers", "Live", 503),
         "/v2/health/ready": _get("Whether every model can take requests", "Ready", 503),
-        "/v2/repository/index": _get("Models and versions", "Index"),
+        "/v2/repository/index": {
+            **(index := _get("Models and versions", "Index")),
+            "post": {**index["get"], "summary": "The same, as Triton's clients ask for it"},
+        },
         "/metrics": {"get": {"summary": "Prometheus metrics", "responses": {"200": _content("text/plain", {})}}},
         "/openapi.json": {"get": {"summary": "This document", "responses": {"200": _content("application/json", {})}}},
     }

@@ -11,25 +11,12 @@ from pathlib import Path
 
 import pytest
 
-REQUIRED = "MSCSA_DEPLOY_REQUIRE"
 GIVEN = "MSCSA_DEPLOY_BUNDLE"
 DEPLOY = (
     *("deploy", "topformer_t_mscsa.seg", "--runtime", "onnxruntime", "--preset", "smoke", "--quiet"),
     # Its INT8 gives the same numbers with and without VNNI, so in a browser and on ARM too.
     *("--device", "generic_x86", "--calibration-images", "4", "--evaluation-images", "2"),
 )
-
-
-@pytest.fixture(scope="session")
-def missing():
-    """Skips with a reason, or fails if MSCSA_DEPLOY_REQUIRE counts on the key."""
-
-    def give_up(key, reason):
-        if key in os.environ.get(REQUIRED, "").split(","):
-            pytest.fail(f"{REQUIRED} counts on {key}, which cannot run: {reason}")
-        pytest.skip(f"{key}: {reason}")
-
-    return give_up
 
 
 def deployed(place):

@@ -222,11 +222,11 @@ def tiny():
 
 
 @pytest.fixture(scope="session")
-def triton(bundles, tmp_path_factory):
+def triton(bundles, tmp_path_factory, missing):
     """Address and log of a real Triton server of the generated repository, from the nvidia-pytriton wheel."""
     place = os.environ.get("MSCSA_DEPLOY_TRITON")
     if not place:
-        pytest.skip("MSCSA_DEPLOY_TRITON names no environment with a Triton server: see 'make test-triton'")
+        missing("triton", "MSCSA_DEPLOY_TRITON names no environment with a Triton server: see 'make test-triton'")
     (libraries,) = Path(place).glob("lib/python3.*/site-packages")
     version = libraries.parent.name.removeprefix("python")
     wheel = libraries / "pytriton" / "tritonserver"

@@ -9,7 +9,7 @@ import struct
 
 import pytest
 
-SHORT, LONG = 600, 10_000
+COUNT = 10_000
 STATUSES = {200, 400, 413, 415, 504}
 """504 is right where the mutation asks for an answer within microseconds."""
 NUMBERS = [0, 1, -1, 2**31 - 1, 2**32, 2**63 - 1, 2**63, 1e308, "NaN", None, True, [], {}, "x", "\0", "é" * 50]
@@ -120,18 +120,12 @@ def bombard(client, tiny, count, seed):
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow remarks on damaged pictures
-def test_mutated_bodies_never_crash_the_server(client, tiny):
-    statuses = bombard(client, tiny, SHORT, seed=20261122)
-    # the mutations are near misses: some requests stay right, most become wrong
-    assert statuses[200] > SHORT // 20
-    assert statuses[400] > SHORT // 3
-    assert client.picture(tiny.picture(tiny.scene())).status == 200
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # Pillow remarks on damaged pictures
 def test_ten_thousand_mutated_bodies_never_crash_the_server(client, tiny):
-    assert sum(bombard(client, tiny, LONG, seed=7).values()) == LONG
+    statuses = bombard(client, tiny, COUNT, seed=20261122)
+    # the mutations are near misses: some requests stay right, most become wrong
+    assert statuses[200] > COUNT // 20
+    assert statuses[400] > COUNT // 3
+    assert client.picture(tiny.picture(tiny.scene())).status == 200
 
 
 @pytest.mark.parametrize(

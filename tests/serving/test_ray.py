@@ -23,10 +23,11 @@ pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
-def engine():
-    pytest.importorskip("ray.serve", reason="Ray Serve is not installed")
-    from mscsa_deploy.serving import ray_engine
-
+def engine(missing):
+    try:
+        from mscsa_deploy.serving import ray_engine
+    except ModuleNotFoundError as error:
+        missing("ray", f"{error}: see 'make test-ray'")
     return ray_engine
 
 

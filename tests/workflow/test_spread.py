@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import pickle
 
 import numpy as np
@@ -101,8 +102,9 @@ def test_a_missing_engine_says_how_to_get_it(contest, monkeypatch):
     assert caught.value.hint == "pip install ray"
 
 
-def test_ray_gives_the_same_as_one_process(contest):
-    pytest.importorskip("ray", reason="ray is not installed")
+def test_ray_gives_the_same_as_one_process(contest, missing):
+    if importlib.util.find_spec("ray") is None:
+        missing("ray", "ray is not installed: see 'make test-ray'")
     total, whole = run_on_ray(contest), run_part(contest)
     for one, other in zip(total, whole, strict=True):
         mine, theirs = (Evaluation(images=COUNT, scores=score.judge.scores()).metric(None) for score in (one, other))
