@@ -38,6 +38,7 @@ def readme(manifest: Manifest) -> str:
             *_input(manifest),
             *_output(manifest),
             *_artifacts(manifest),
+            *_mobile(manifest),
             *_check(manifest),
             *_license(manifest),
         ]
@@ -135,6 +136,14 @@ def _artifacts(manifest: Manifest) -> list[str]:
     if needs:
         lines += ["", f"Artefacts marked as requiring {', '.join(needs)} are slower or less exact without."]
     return [*lines, ""]
+
+
+def _mobile(manifest: Manifest) -> list[str]:
+    made = [(entry.path, entry.mobile) for entry in manifest.artifacts if entry.mobile is not None]
+    if not made:
+        return []
+    lines = [f"- `{files.path}`, from `{path}`; for a reduced build `{files.operators}`" for path, files in made]
+    return ["## For ONNX Runtime's mobile builds", "", *lines, ""]
 
 
 def _row(entry: ArtifactEntry, size: int, found: Measurement | None) -> str:

@@ -166,6 +166,18 @@ class Measurement(Config, frozen=True, kw_only=True):
     options: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
+class OrtFiles(Config, frozen=True, kw_only=True):
+    """An artefact in ONNX Runtime's own format, which its smaller builds for phones load.
+
+    Args:
+        path: The .ort file; inputs, outputs and answers are the artefact's.
+        operators: The operators and types it needs, for ONNX Runtime's ``--include_ops_by_config``.
+    """
+
+    path: str
+    operators: str
+
+
 class ArtifactEntry(Config, frozen=True, kw_only=True):
     """One model file, for the runtimes that can load it.
 
@@ -183,6 +195,7 @@ class ArtifactEntry(Config, frozen=True, kw_only=True):
         recipe: Name of the calibration recipe, for INT8.
         left_float: What stayed float in an INT8 artefact.
         measurements: What it did where the bundle was made.
+        mobile: The same model for ONNX Runtime's builds for phones; None when it was not asked for.
     """
 
     path: str
@@ -198,6 +211,7 @@ class ArtifactEntry(Config, frozen=True, kw_only=True):
     recipe: str = ""
     left_float: tuple[LeftFloat, ...] = ()
     measurements: tuple[Measurement, ...] = ()
+    mobile: OrtFiles | None = None
 
 
 class Choice(Config, frozen=True, kw_only=True):

@@ -10,22 +10,26 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
+import msgspec
 import numpy as np
 
+from mscsa_deploy.core.report import MobileVerdict
 from mscsa_deploy.core.tensors import Array
 from mscsa_deploy.errors import StageError, UnsupportedError
 
-Style = Literal["Fixed", "Runtime"]
-Suited = Literal["yes", "maybe", "no"]
-
 UNCHECKED = ("XNNPACK", "QNN")
 """Execution providers of phones on which ONNX Runtime's checker says nothing."""
+
+# Optimized now, for ARM. The other style, optimized in part on the phone, changes the numbers of INT8 models.
+_SWITCHES: Final = ("--optimization_style", "Fixed", "--target_platform", "arm", "--enable_type_reduction")
+_NOT_ON_ARM = ("NchwcTransformer",)
+"""Optimizations that ONNX Runtime does on x86 only, and which add the same numbers up in another order."""
 
 _TIMEOUT_S = 600
 _CHECKING = re.compile(r"^INFO:\s+Checking (?!.* for usability)(.+)$", re.MULTILINE)
@@ -39,101 +43,65 @@ _VERDICT = re.compile(r"should perform well with .+ as is: (YES|MAYBE|NO)")
 
 @dataclass(frozen=True, slots=True)
 class OrtFile:
-    """A model in ONNX Runtime's own format, compared with the ONNX file it came from.
+    """A model in ONNX Runtime's own format that answers, bit by bit, as the ONNX file it came from.
 
     Args:
         path: The .ort file.
-        config: The operators and types it needs, for a reduced build of ONNX Runtime.
+        operators: The operators and types it needs, for a reduced build of ONNX Runtime.
         size_bytes: Of the .ort file.
-        style: ``Fixed``: optimized now; ``Runtime``: optimized in part on the phone.
-        max_abs: Largest difference between both files' outputs on the same input; 0 is identical.
-        max_abs_over_range: The same over the range of the ONNX file's output.
+        max_abs_over_range: Largest difference to the ONNX file with the optimizations of this machine, over the
+            range of its output; 0 where they add up in the same order.
     """
 
     path: Path
-    config: Path
+    operators: Path
     size_bytes: int
-    style: Style
-    max_abs: float
     max_abs_over_range: float
 
 
-@dataclass(frozen=True, slots=True)
-class MobileVerdict:
-    """What ONNX Runtime's checker says about one execution provider of phones.
-
-    Args:
-        provider: As the checker calls it, e.g. ``NNAPI``.
-        suited: Whether it thinks that the provider helps.
-        nodes: Nodes of the model.
-        supported: Those which the provider takes.
-        partitions: Nodes in each piece that the provider takes; between them the CPU works.
-        unsupported: Operators it lacks, with their domain.
-        dynamic_nodes: Nodes it refuses because a shape depends on data.
-        blocker: The first node in execution order with an operator it lacks, as ``name (operator)``.
-        advice: The checker's own sentence, if it gives one.
-    """
-
-    provider: str
-    suited: Suited
-    nodes: int
-    supported: int
-    partitions: tuple[int, ...]
-    unsupported: tuple[str, ...]
-    dynamic_nodes: int
-    blocker: str
-    advice: str
+def need_tools() -> None:
+    """Raise `UnsupportedError` unless what the other functions use is installed."""
+    for name in ("onnxruntime", "onnx"):
+        if find_spec(name) is None:
+            raise UnsupportedError(f"mobile formats need the package {name}", hint=f"pip install {name}")
 
 
-def convert_to_ort(
-    model: Path,
-    directory: Path,
-    feed: Mapping[str, Array],
-    *,
-    style: Style = "Fixed",
-    target: Literal["arm", "amd64"] = "arm",
-) -> OrtFile:
-    """Write ``<model>.ort`` and its operators file into `directory`, and compare it with `model`.
+def convert_to_ort(model: Path, directory: Path, feed: Mapping[str, Array], *, name: str = "") -> OrtFile:
+    """Write ``NAME.ort`` and its operators file into `directory`, and compare it with `model`.
 
     Args:
         model: An ONNX file.
         directory: Where the two files go.
         feed: An input to compare the outputs on.
-        style: See `OrtFile`.
-        target: Processor to optimize for; what is written runs on every one.
+        name: Of the files, without suffix; the model's if empty.
 
     Raises:
         UnsupportedError: onnxruntime or onnx is not installed.
-        StageError: ONNX Runtime's converter failed.
+        StageError: ONNX Runtime's converter failed, or what it made answers otherwise than `model`.
     """
-    _need_tools()
+    need_tools()
     directory.mkdir(parents=True, exist_ok=True)
+    name = name or model.stem
     with tempfile.TemporaryDirectory(dir=directory) as work:
-        source, made = Path(work) / model.name, Path(work) / "made"
+        source, made = Path(work) / f"{name}.onnx", Path(work) / "made"
         source.symlink_to(model.resolve())
-        switches = ("--optimization_style", style, "--target_platform", target, "--enable_type_reduction")
-        _run_tool("convert_onnx_models_to_ort", str(source), "--output_dir", str(made), *switches, subject=model)
-        # The file for full optimization lies beside the other one, and the names of both depend on the style.
-        ort = sorted(made.glob("*.with_runtime_opt.ort") if style == "Runtime" else made.glob("*.ort"))
-        needed = sorted(made.glob("*.config"))
-        if not ort or not needed:
+        _run_tool("convert_onnx_models_to_ort", str(source), "--output_dir", str(made), *_SWITCHES, subject=model)
+        found, needed = sorted(made.glob("*.ort")), sorted(made.glob("*.config"))
+        if not found or not needed:
             raise StageError("conversion to .ort", str(model), "the converter left out a file")
-        path = ort[0].replace(directory / f"{model.stem}.ort")
-        config = needed[0].replace(directory / f"{model.stem}.required_operators_and_types.config")
-    expected, found_values = (_answer(place, feed) for place in (model, path))
-    difference = float(np.abs(found_values - expected).max())
-    return OrtFile(
-        path=path,
-        config=config,
-        size_bytes=path.stat().st_size,
-        style=style,
-        max_abs=difference,
-        max_abs_over_range=difference / (float(np.ptp(expected)) or 1.0),
-    )
+        answer, expected = _answer(found[0], feed), _answer(model, feed, without=_NOT_ON_ARM)
+        if not np.array_equal(answer, expected):
+            reason = f"its answer differs from that of the ONNX file by {np.abs(answer - expected).max():.1e}"
+            raise StageError("conversion to .ort", str(model), reason)
+        path = found[0].replace(directory / f"{name}.ort")
+        operators = needed[0].replace(directory / f"{name}.required_operators_and_types.config")
+    usual = _answer(model, feed)
+    difference = float(np.abs(answer - usual).max()) / (float(np.ptp(usual)) or 1.0)
+    return OrtFile(path, operators, path.stat().st_size, difference)
 
 
 def check_mobile(model: Path) -> tuple[MobileVerdict, ...]:
-    """What ONNX Runtime's usability checker says of `model`, one verdict per execution provider that it knows.
+    """One verdict on `model` per execution provider of phones; ``unknown`` for those that the checker lacks.
 
     Raises:
         UnsupportedError: onnxruntime or onnx is not installed.
@@ -141,13 +109,15 @@ def check_mobile(model: Path) -> tuple[MobileVerdict, ...]:
     """
     from mscsa_deploy.graphs.nodes import first_node
 
-    _need_tools()
+    need_tools()
     text = _run_tool("check_onnx_model_mobile_usability", "--log_level", "info", str(model), subject=model)
     verdicts = []
     for verdict in parse_usability(text):
         found = first_node(model, {name.rpartition(":")[2] for name in verdict.unsupported})
-        verdicts.append(replace(verdict, blocker="" if found is None else f"{found[0]} ({found[1]})"))
-    return tuple(verdicts)
+        blocker = "" if found is None else f"{found[0]} ({found[1]})"
+        verdicts.append(msgspec.structs.replace(verdict, blocker=blocker))
+    unknown = [MobileVerdict(provider=name, suited="unknown") for name in UNCHECKED]
+    return (*verdicts, *unknown)
 
 
 def parse_usability(text: str) -> tuple[MobileVerdict, ...]:
@@ -168,7 +138,7 @@ def _parse(provider: str, part: str) -> MobileVerdict:
     if nodes is None or verdict is None:
         raise StageError("mobile check", provider, "the checker's text has no node counts or no verdict")
     sizes, lacks, dynamic, advice = (pattern.search(part) for pattern in (_SIZES, _BLOCKERS, _DYNAMIC, _ADVICE))
-    suited: dict[str, Suited] = {"YES": "yes", "MAYBE": "maybe", "NO": "no"}
+    suited: dict[str, Literal["yes", "maybe", "no"]] = {"YES": "yes", "MAYBE": "maybe", "NO": "no"}
     return MobileVerdict(
         provider=provider,
         suited=suited[verdict[1]],
@@ -177,15 +147,8 @@ def _parse(provider: str, part: str) -> MobileVerdict:
         partitions=tuple(int(size) for size in sizes[1].split(",") if size.strip()) if sizes else (),
         unsupported=tuple(name.strip() for name in lacks[1].split(",")) if lacks else (),
         dynamic_nodes=int(dynamic[1]) if dynamic else 0,
-        blocker="",
         advice=advice[1] if advice else "",
     )
-
-
-def _need_tools() -> None:
-    for name in ("onnxruntime", "onnx"):
-        if find_spec(name) is None:
-            raise UnsupportedError(f"mobile formats need the package {name}", hint=f"pip install {name}")
 
 
 def _run_tool(name: str, *arguments: str, subject: Path) -> str:
@@ -202,14 +165,16 @@ def _run_tool(name: str, *arguments: str, subject: Path) -> str:
     return done.stdout + done.stderr
 
 
-def _answer(path: Path, feed: Mapping[str, Array]) -> Array:
-    """The first output for `feed`, as float64."""
+def _answer(path: Path, feed: Mapping[str, Array], *, without: Sequence[str] = ()) -> Array:
+    """The first output for `feed`, as float64; `without` some of ONNX Runtime's optimizations."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     # The runtime's adapter loads what bundles hold, and .ort files are made from a bundle, not in it.
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(without)
+    )
     output: Array = session.run(None, dict(feed))[0]
     return output.astype(np.float64)

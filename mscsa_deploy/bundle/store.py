@@ -200,7 +200,7 @@ def _files(directory: Path) -> Iterator[str]:
 
 def _entry(directory: Path, name: str, manifest: Manifest) -> FileEntry:
     path = directory / name
-    model_files = {file for entry in manifest.artifacts for file in (entry.path, *entry.files)}
+    model_files = {file for entry in manifest.artifacts for file in _model_files(entry)}
     role = "artifact" if name in model_files else _role(name)
     return FileEntry(path=name, sha256=sha256_file(path), size_bytes=path.stat().st_size, role=role)
 
@@ -209,9 +209,14 @@ def _role(name: str) -> Role:
     return next((role for pattern, role in _ROLES if PurePosixPath(name).match(pattern)), "other")
 
 
+def _model_files(entry: ArtifactEntry) -> tuple[str, ...]:
+    mobile = (entry.mobile.path, entry.mobile.operators) if entry.mobile else ()
+    return (entry.path, *entry.files, *mobile)
+
+
 def _referenced(manifest: Manifest) -> list[str]:
     """Every path that some field of the manifest names."""
-    names = [file for entry in manifest.artifacts for file in (entry.path, *entry.files)]
+    names = [file for entry in manifest.artifacts for file in _model_files(entry)]
     if manifest.golden is not None:
         golden = manifest.golden
         names += [name for name in (golden.picture, golden.input, golden.output, golden.answer) if name]

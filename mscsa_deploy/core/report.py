@@ -203,6 +203,59 @@ class Verdict(Record, frozen=True, kw_only=True):
         )
 
 
+class MobileVerdict(Record, frozen=True, kw_only=True):
+    """What ONNX Runtime's usability checker says about one execution provider of phones.
+
+    Args:
+        provider: As the checker calls it, e.g. ``NNAPI``.
+        suited: Whether it thinks that the provider helps; ``unknown`` where it says nothing.
+        nodes: Nodes of the model.
+        supported: Those which the provider takes.
+        partitions: Nodes in each piece that the provider takes; between them the CPU works.
+        unsupported: Operators it lacks, with their domain.
+        dynamic_nodes: Nodes it refuses because a shape depends on data.
+        blocker: The first node in execution order with an operator it lacks, as ``name (operator)``.
+        advice: The checker's own sentence, if it gives one.
+    """
+
+    provider: str
+    suited: Literal["yes", "maybe", "no", "unknown"]
+    nodes: int | None = None
+    supported: int | None = None
+    partitions: tuple[int, ...] = ()
+    unsupported: tuple[str, ...] = ()
+    dynamic_nodes: int = 0
+    blocker: str = ""
+    advice: str = ""
+
+
+class MobileModel(Record, frozen=True, kw_only=True):
+    """One artefact in ONNX Runtime's own format, and who on a phone could run it.
+
+    Args:
+        artifact: The ONNX file of the bundle that it was made from.
+        precision: Of that file.
+        status: ``failed`` if it could not be made, or does not answer as the ONNX file does.
+        reason: Why it failed.
+        path: The .ort file inside the bundle.
+        operators: The file beside it that lists operators and types, for a reduced build of ONNX Runtime.
+        size_bytes: Of the .ort file.
+        max_abs_over_range: Largest difference to the ONNX file as this machine runs it, over the output's range;
+            with the optimizations of the .ort file, the ONNX file gives the same bits.
+        verdicts: One per execution provider.
+    """
+
+    artifact: str
+    precision: str
+    status: Literal["ok", "failed"] = "ok"
+    reason: str = ""
+    path: str = ""
+    operators: str = ""
+    size_bytes: int | None = None
+    max_abs_over_range: float | None = None
+    verdicts: tuple[MobileVerdict, ...] = ()
+
+
 class Report(Record, frozen=True, kw_only=True):
     """A whole report.
 
@@ -212,6 +265,7 @@ class Report(Record, frozen=True, kw_only=True):
         command: The command line that made it, without paths of the machine.
         environment: The device and the versions, from `core.environment`.
         data: Name and size of each image set, and how it was chosen.
+        mobile: Files for phones, where they were asked for.
     """
 
     schema: int = SCHEMA
@@ -224,3 +278,4 @@ class Report(Record, frozen=True, kw_only=True):
     rows: tuple[Row, ...] = ()
     verdict: Verdict | None = None
     pictures: tuple[str, ...] = ()
+    mobile: tuple[MobileModel, ...] = ()

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from mscsa_deploy.reporting.cells import LEGEND, SYMBOLS, UNSTABLE, Cells, groups
 from mscsa_deploy.reporting.markdown import columns, common_setting
+from mscsa_deploy.reporting.mobile import HEADING, in_a_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +38,8 @@ def render(report: Report) -> Group:
         shown += rows
     if shown:
         parts.append(legend(shown))
+    if report.mobile:
+        parts += [Text(HEADING, "bold"), *(Text(f"  {in_a_line(model)}") for model in report.mobile)]
     if report.verdict is not None:
         word, style = ("Passed.", "bold green") if report.verdict.passed else ("Not passed.", "bold red")
         parts.append(Text(f"{word} {report.verdict.summary}", style))

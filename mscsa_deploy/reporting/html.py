@@ -20,6 +20,7 @@ from mscsa_deploy.reporting.cells import ratio as ratio_text
 from mscsa_deploy.reporting.cells import size as size_text
 from mscsa_deploy.reporting.files import read_samples
 from mscsa_deploy.reporting.markdown import columns, common_setting
+from mscsa_deploy.reporting.mobile import COLUMNS, HEADING, mobile_tables
 from mscsa_deploy.reporting.notes import accuracy_facts, data_facts, environment_facts, method, model_facts
 from mscsa_deploy.reporting.plots import Point, color, distributions, pareto, row_label
 from mscsa_deploy.runtimes.protocol import OpProfile
@@ -73,6 +74,7 @@ def to_html(report: Report, directory: Path) -> str:
         profiles=_profiles(report),
         explanations=[(row_label(row), row.explanation) for row in report.rows if row.explanation],
         pictures=[(_caption(name), _data_uri(name, directory)) for name in report.pictures],
+        phones=(HEADING, COLUMNS, mobile_tables(report)),
         facts=model_facts(report),
         data=data_facts(report),
         accuracy=accuracy_facts(report),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mscsa_deploy.reporting.cells import Cells, groups, metric_name
+from mscsa_deploy.reporting.mobile import COLUMNS, HEADING, mobile_tables
 from mscsa_deploy.reporting.notes import accuracy_facts, data_facts, environment_facts, method, model_facts
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def to_markdown(report: Report) -> str:
         common = common_setting(rows)
         lines += [f"## {heading}", "", *([f"All rows: {common}.", ""] if common else []), *_table(report, rows), ""]
         lines += [*_notes(rows)]
-    lines += _explanations(report)
+    lines += [*_explanations(report), *_mobile(report)]
     lines += [*_facts("Accuracy in detail, percent", accuracy_facts(report))]
     lines += [*_facts("How the numbers were obtained", method(report))]
     lines += [*_facts("Model", model_facts(report)), *_facts("Images", data_facts(report))]
@@ -96,6 +97,14 @@ def _explanations(report: Report) -> list[str]:
             if words:
                 lines += [f"**{row.runtime} {row.precision}**", "", *(f"- {line}" for line in words), ""]
     return ["## Where the time goes", "", *lines] if lines else []
+
+
+def _mobile(report: Report) -> list[str]:
+    lines: list[str] = []
+    for phone in mobile_tables(report):
+        lines += [f"**{phone.title}**: {_escape(phone.lead)}.", ""]
+        lines += [*table(COLUMNS, phone.rows), ""] if phone.rows else []
+    return [f"## {HEADING}", "", *lines] if lines else []
 
 
 def _facts(heading: str, facts: dict[str, str]) -> list[str]:

@@ -12,6 +12,7 @@ from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.report import Boundary, Row, Status
 from mscsa_deploy.core.tensors import TensorSpec
 from mscsa_deploy.errors import DeployError, UnsupportedError, UserError, unknown_name
+from mscsa_deploy.imaging.preprocess import preprocess
 from mscsa_deploy.workflow.against_pytorch import check_against_pytorch
 from mscsa_deploy.workflow.build import (
     Sources,
@@ -26,6 +27,7 @@ from mscsa_deploy.workflow.evaluate import Evaluation, ImageSet
 from mscsa_deploy.workflow.finish import finish
 from mscsa_deploy.workflow.images import open_images
 from mscsa_deploy.workflow.measure import Measurement, measure_variants
+from mscsa_deploy.workflow.mobile import MobileFiles, make_mobile, portable
 from mscsa_deploy.workflow.prepare import Prepared, prepare
 from mscsa_deploy.workflow.quantize import recipe_for
 from mscsa_deploy.workflow.score import score_variants
@@ -91,11 +93,15 @@ def run_deploy(request: DeployRequest, out: Path, *, force: bool = False, progre
         StageError: A stage that everything depends on failed.
         GateError: The FP32 export does not agree with PyTorch.
     """
+    from mscsa_deploy.bundle.mobile import need_tools
+
     refuse_existing(out, force=force)
     stages = Stages(progress)
     with stages.stage("plan") as note:
         plan = make_plan(request)
         note.detail = f"{plan.profile.name}: {plan.why_profile}"
+        if request.mobile:
+            need_tools()
     with stages.stage("checkpoint") as note:
         prepared = prepare(request)
         note.detail = prepared.fit.layout if prepared.fit else f"random weights, seed {prepared.random_weights}"
@@ -105,6 +111,7 @@ def run_deploy(request: DeployRequest, out: Path, *, force: bool = False, progre
     sources = _export(job)
     _build(job, sources)
     scores = _score(job)
+    mobile = _mobile(job, sources)
     with tempfile.TemporaryDirectory(prefix="mscsa-deploy-") as folder:
         rows = _measure(job, sources.optimized.inputs[0], Path(folder))
         job.progress(0, 1, "report")
@@ -120,6 +127,7 @@ def run_deploy(request: DeployRequest, out: Path, *, force: bool = False, progre
             images=job.images,
             stages=tuple(stages.records),
             settings=request,
+            mobile=mobile,
         )
         return finish(results, out=out, force=force)
 
@@ -220,6 +228,24 @@ def _score(job: _Job) -> list[Evaluation | None]:
         note.detail = f"{len(scores)} artefacts on {len(job.images['evaluation'])} images"
         note.detail += f", {kept} of them from an earlier run" if kept else ""
     return [score for _, score in scored]
+
+
+def _mobile(job: _Job, sources: Sources) -> tuple[MobileFiles, ...]:
+    """Files for phones, if they were asked for."""
+    if not job.request.mobile:
+        return ()
+    images = job.images["validation"]
+    with job.stages.stage("files for phones") as note:
+        picture = preprocess(images.dataset.load(0)[0], images.preprocess)
+        made = make_mobile(
+            portable(sources.optimized, job.variants),
+            {sources.optimized.inputs[0].name: picture},
+            progress=job.progress,
+        )
+        note.detail = ", ".join(files.model.path or f"{files.model.artifact}: {files.model.reason}" for files in made)
+        if not any(files.model.precision == "int8" for files in made):
+            note.detail += "; INT8 for phones comes with --device generic_arm64 or generic_x86"
+    return made
 
 
 def _measure(job: _Job, declared: TensorSpec, samples_dir: Path) -> dict[tuple[int, Boundary], Row]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mscsa_deploy.core.environment import Environment
     from mscsa_deploy.runtimes.profile import DeviceProfile
     from mscsa_deploy.workflow.evaluate import Evaluation, ImageSet
+    from mscsa_deploy.workflow.mobile import MobileFiles
     from mscsa_deploy.workflow.variants import Variant
 
 
@@ -57,6 +58,7 @@ class DeployRequest(ModelRequest):
         require_int8: Fail if no INT8 artefact passes.
         evaluation_images: At most so many evaluation images; None for all.
         calibration_images: At most so many calibration images; None for what the recipe asks for.
+        mobile: Whether to make files for phones as well.
         command: The command line, for the report.
     """
 
@@ -71,6 +73,7 @@ class DeployRequest(ModelRequest):
     require_int8: bool = False
     evaluation_images: int | None = None
     calibration_images: int | None = None
+    mobile: bool = False
     command: str = ""
 
 
@@ -111,6 +114,7 @@ class Results:
         images: Image sets by their use.
         stages: What ran before.
         settings: What was asked for.
+        mobile: Files for phones, where they were asked for.
     """
 
     prepared: Prepared
@@ -124,6 +128,7 @@ class Results:
     images: Mapping[str, ImageSet]
     stages: tuple[StageRecord, ...]
     settings: DeployRequest
+    mobile: tuple[MobileFiles, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

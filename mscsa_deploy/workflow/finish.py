@@ -34,6 +34,7 @@ def finish(results: Results, *, out: Path, force: bool) -> Finished:
         stages=results.stages,
         rows=rows,
         verdict=verdict,
+        mobile=tuple(files.model for files in results.mobile),
     )
     with output_directory(out, force=force) as work:
         _place_files(results, work)
@@ -47,6 +48,8 @@ def _place_files(results: Results, work: Path) -> None:
     (work / "samples").chmod(0o755)
     places = {"model.onnx": results.model.path}
     places |= {v.place: v.shipped.path for v in results.variants if v.place and v.status != "failed"}
+    for files in results.mobile:
+        places |= files.places
     for place, source in places.items():
         target = work / place
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +140,7 @@ def _exit_code(report: Report, gates: tuple[Gate, ...], results: Results) -> int
     """5 for a failed gate, 4 for a failed row, 3 for a runtime that was named and cannot run, else 0."""
     if any(not gate.passed for gate in gates if gate.required):
         return 5
-    if any(row.status == "failed" for row in report.rows):
+    if any(record.status == "failed" for record in (*report.rows, *report.mobile)):
         return 4
     named = results.settings.runtimes or ()
     return 3 if any(row.status == "not run" and row.runtime in named for row in report.rows) else 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,16 +14,15 @@ import numpy as np
 from mscsa_deploy.core.config import to_plain
 from mscsa_deploy.core.environment import package_versions
 from mscsa_deploy.core.report import Report, Row
-from mscsa_deploy.core.tensors import Array
+from mscsa_deploy.workflow.golden import ANY_RUNTIME, write_golden_pair
 from mscsa_deploy.workflow.resolved import CHECKPOINT, resolved_toml
 
 if TYPE_CHECKING:
-    from mscsa_deploy.bundle.manifest import ArtifactEntry, Golden, Measurement
+    from mscsa_deploy.bundle.manifest import ArtifactEntry, Measurement, OrtFiles
     from mscsa_deploy.imaging.palette import Color
     from mscsa_deploy.workflow.deployment import Results
     from mscsa_deploy.workflow.variants import Variant
 
-ANY_RUNTIME = ("onnxruntime", "openvino")
 PICTURES = 4
 FOLDER = "pictures"
 CARD = "MODEL_CARD.md"
@@ -115,7 +113,15 @@ def _entry(place: str, variants: Sequence[Variant], report: Report, results: Res
             LeftFloat(node=left.node, op=left.op, reason=left.reason) for left in (made.left_float if made else ())
         ),
         measurements=tuple(_measurement(row, results) for row in report.rows if row.artifact == place),
+        mobile=_for_phones(place, report),
     )
+
+
+def _for_phones(place: str, report: Report) -> OrtFiles | None:
+    from mscsa_deploy.bundle.manifest import OrtFiles
+
+    made = (model for model in report.mobile if model.artifact == place and model.status == "ok")
+    return next((OrtFiles(path=model.path, operators=model.operators) for model in made), None)
 
 
 def _measurement(row: Row, results: Results) -> Measurement:
@@ -152,48 +158,6 @@ def _choice(report: Report, results: Results) -> Any:
         precision=verdict.precision,  # type: ignore[arg-type]
         threads=results.settings.threads or results.profile.threads,
         reason=verdict.summary,
-    )
-
-
-def _fp32_answer(results: Results, tensor: Array) -> Array:
-    """What the FP32 file of the bundle answers to one input, on the first runtime that can run it."""
-    from mscsa_deploy.runtimes import RUNTIMES
-    from mscsa_deploy.runtimes.protocol import SessionSettings
-
-    name = next(name for name in ANY_RUNTIME if RUNTIMES.load(name)().probe().available)
-    with RUNTIMES.load(name)().load(results.model.path, SessionSettings()) as session:
-        return next(iter(session.run({session.inputs[0].name: tensor}).values()))
-
-
-def write_golden_pair(work: Path, results: Results) -> Golden:
-    """One validation picture with its input and the FP32 answer."""
-    from PIL import Image
-
-    from mscsa_deploy.bundle.golden import write_golden
-    from mscsa_deploy.bundle.manifest import GoldenTolerance
-    from mscsa_deploy.imaging.classmap import class_map
-    from mscsa_deploy.imaging.preprocess import preprocess
-    from mscsa_deploy.parity.tolerance import DEFAULTS
-
-    images = results.images["validation"]
-    # PNG, so that decoding gives every implementation the same bytes.
-    image = images.dataset.load(0)[0]
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, format="png")
-    tensor = preprocess(image, images.preprocess)
-    output = _fp32_answer(results, tensor)
-    is_logits = results.prepared.task == "seg" and output.ndim == 4
-    answer = class_map(output[0], results.prepared.size) if is_logits else None
-    tolerance = {
-        name: GoldenTolerance(
-            max_abs_over_range=limits.max_abs_over_range,
-            argmax_agreement=limits.argmax_agreement or 0.0,
-            why=limits.why,
-        )
-        for name, limits in DEFAULTS.items()
-    }
-    return write_golden(
-        work, picture=stream.getvalue(), suffix=".png", tensor=tensor, output=output, answer=answer, tolerance=tolerance
     )
 
 

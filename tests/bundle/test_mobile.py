@@ -62,19 +62,28 @@ def test_text_that_is_not_understood_is_an_error(text):
 
 def test_checker_names_the_first_blocking_node(gate):
     verdicts = {verdict.provider: verdict for verdict in check_mobile(gate)}
-    assert set(verdicts) == {"NNAPI", "CoreML NeuralNetwork", "CoreML MLProgram"}
+    assert list(verdicts) == ["NNAPI", "CoreML NeuralNetwork", "CoreML MLProgram", "XNNPACK", "QNN"]
     assert verdicts["NNAPI"].blocker == "gate (HardSigmoid)"
     assert verdicts["NNAPI"].nodes == 2
+    assert (verdicts["QNN"].suited, verdicts["QNN"].nodes) == ("unknown", None)
 
 
-@pytest.mark.parametrize("style", ["Fixed", "Runtime"])
-def test_ort_file_answers_as_its_onnx_file(gate, tmp_path, style):
+def test_ort_file_answers_as_its_onnx_file(gate, tmp_path):
     feed = {"x": np.array([[-1, 0, 2, 9]], np.float32)}
-    made = convert_to_ort(gate, tmp_path / "mobile", feed, style=style)
-    assert made.max_abs == 0
+    made = convert_to_ort(gate, tmp_path / "mobile", feed, name="small")
+    assert made.max_abs_over_range == 0
     assert made.path.read_bytes()[4:8] == b"ORTM"
-    assert "HardSigmoid" in made.config.read_text()
-    assert sorted(path.name for path in made.path.parent.iterdir()) == [made.path.name, made.config.name]
+    assert "HardSigmoid" in made.operators.read_text()
+    names = ["small.ort", "small.required_operators_and_types.config"]
+    assert sorted(path.name for path in made.path.parent.iterdir()) == names
+
+
+def test_ort_file_that_answers_otherwise_is_an_error(gate, tmp_path, monkeypatch):
+    answers = iter([np.array([0.0, 1.0]), np.array([0.0, 1.0 + 2**-20])])
+    monkeypatch.setattr("mscsa_deploy.bundle.mobile._answer", lambda *_, **__: next(answers))
+    with pytest.raises(StageError, match=r"its answer differs from that of the ONNX file by 9\.5e-07"):
+        convert_to_ort(gate, tmp_path, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["gate.onnx"]
 
 
 def test_broken_model_is_a_stage_error(tmp_path):

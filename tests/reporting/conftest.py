@@ -9,6 +9,8 @@ from PIL import Image
 from mscsa_deploy.core.report import (
     Latency,
     Metric,
+    MobileModel,
+    MobileVerdict,
     ModelRecord,
     ParityNumbers,
     Parts,
@@ -145,6 +147,13 @@ def make_report(directory):
                         summary="Ship OpenVINO INT8: 1.93x faster than plain FP32 for 0.18 mIoU.",
                         gates=("mIoU drop 0.18 of at most 0.50 points", "FP32 ONNX equals PyTorch within 1e-4")),
         pictures=tuple(names),
+        mobile=(MobileModel(artifact="model.onnx", precision="fp32", path="mobile/model.ort", size_bytes=5_800_000,
+                            operators="mobile/model.required_operators_and_types.config", max_abs_over_range=2.4e-7,
+                            verdicts=(MobileVerdict(provider="NNAPI", suited="no", nodes=258, supported=239,
+                                                    partitions=(80, 4, 155), unsupported=("ai.onnx:HardSigmoid",),
+                                                    blocker="/act/HardSigmoid (HardSigmoid)"),
+                                      MobileVerdict(provider="QNN", suited="unknown"))),
+                MobileModel(artifact="a/model.int8.onnx", precision="int8", status="failed", reason="it was refused")),
     )  # fmt: skip
 
 

@@ -54,6 +54,23 @@ def replaced(report, **changes):
     return msgspec.structs.replace(report, **changes)
 
 
+def test_every_view_tells_who_on_a_phone_would_run_the_model(report, tmp_path):
+    page = " ".join(" ".join(Page(to_html(report, tmp_path)).words).split())
+    for text in (to_markdown(report), page):
+        assert "On phones" in text
+        assert "mobile/model.ort" in text
+        assert "2.4e-07 of the range apart" in text
+        assert "239 of 258" in text
+        assert "/act/HardSigmoid (HardSigmoid)" in text
+        assert "not known to ONNX Runtime's checker" in text
+        assert "no .ort file: it was refused" in text
+    assert "| NNAPI | no | 239 of 258 | 3 | /act/HardSigmoid (HardSigmoid) |" in to_markdown(report)
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(render(report))
+    assert "mobile/model.ort: NNAPI no, QNN unknown" in console.export_text()
+    assert "On phones" not in to_markdown(replaced(report, mobile=()))
+
+
 def test_write_report_leaves_every_view_and_reads_back_equal(report, tmp_path):
     write_report(report, tmp_path)
     assert all((tmp_path / name).stat().st_size > 1000 for name in VIEWS)

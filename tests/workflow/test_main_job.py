@@ -29,7 +29,7 @@ def deployed(cache, tmp_path_factory):
     code = run(
         [
             "deploy", *MODEL, "--runtime", "onnxruntime,openvino", "--preset", "smoke", "--calibration-images", "6",
-            "--evaluation-images", "4", "-o", str(out), "-q",
+            "--evaluation-images", "4", "--device", "generic_x86", "--mobile", "-o", str(out), "-q",
         ]
     )  # fmt: skip
     return code, out
@@ -91,6 +91,21 @@ def test_bundle_says_that_its_weights_are_random(deployed):
     manifest = json.loads((deployed[1] / "manifest.json").read_text())
     assert manifest["model"]["random_weights"] is True
     assert "never trained" in (deployed[1] / "README.md").read_text()
+
+
+def test_deploy_makes_files_for_phones_and_says_who_would_run_them(deployed):
+    out = deployed[1]
+    made = {model.artifact: model for model in read_report(out / "report.json").mobile}
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert list(made) == ["model.onnx", "onnxruntime/generic_x86/model.int8.onnx"]
+    for entry in manifest["artifacts"]:
+        if entry["path"] in made:
+            assert entry["mobile"] == {key: getattr(made[entry["path"]], key) for key in ("path", "operators")}
+            assert (out / entry["mobile"]["path"]).read_bytes()[4:8] == b"ORTM"
+            assert "Conv" in (out / entry["mobile"]["operators"]).read_text()
+    verdicts = {verdict.provider: verdict for verdict in made["model.onnx"].verdicts}
+    assert verdicts["NNAPI"].blocker
+    assert len(verdicts["NNAPI"].partitions) > 1
 
 
 def test_deploy_keeps_no_path_of_the_machine(deployed):

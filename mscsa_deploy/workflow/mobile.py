@@ -1,0 +1,87 @@
+"""Files for phones: what a bundle holds in ONNX Runtime's own format, and which accelerator would take it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from mscsa_deploy.core.artifact import Artifact
+from mscsa_deploy.core.environment import package_version
+from mscsa_deploy.core.progress import Progress, silent
+from mscsa_deploy.core.report import MobileModel
+from mscsa_deploy.core.tensors import Array
+from mscsa_deploy.errors import StageError
+from mscsa_deploy.workflow.cache import cached
+from mscsa_deploy.workflow.variants import Variant
+
+FOLDER = "mobile"
+
+
+@dataclass(frozen=True, slots=True)
+class MobileFiles:
+    """What was made of one artefact: what the report says, and where the files of that name lie."""
+
+    model: MobileModel
+    folder: Path
+
+    @property
+    def places(self) -> Mapping[str, Path]:
+        """Each file by its path inside the bundle."""
+        names = (self.model.path, self.model.operators)
+        return {name: self.folder / PurePosixPath(name).name for name in names if name}
+
+
+def portable(model: Artifact, variants: Sequence[Variant]) -> dict[str, Artifact]:
+    """The files that phones can run, by their path inside the bundle: FP32, and INT8 that requires nothing."""
+    fitting = (
+        variant
+        for variant in variants
+        if variant.runtime == "onnxruntime" and variant.place and variant.status != "failed" and not variant.requires
+    )
+    return {"model.onnx": model} | {variant.place: variant.shipped for variant in fitting}
+
+
+def make_mobile(
+    artifacts: Mapping[str, Artifact], feed: Mapping[str, Array], *, progress: Progress = silent
+) -> tuple[MobileFiles, ...]:
+    """The .ort file, its operators file and the checker's verdicts for each of `artifacts`.
+
+    One that cannot be converted, or then answers otherwise, is a record that says so.
+
+    Args:
+        artifacts: ONNX files by their path inside the bundle.
+        feed: An input to compare the answers on.
+        progress: Told about each file.
+    """
+    made = []
+    for done, (place, artifact) in enumerate(artifacts.items()):
+        progress(done, len(artifacts), f"for phones: {place}")
+        model = MobileModel(artifact=place, precision=artifact.precision)
+        try:
+            made.append(_make(model, artifact, feed))
+        except StageError as error:
+            made.append(MobileFiles(msgspec.structs.replace(model, status="failed", reason=str(error)), Path()))
+    return tuple(made)
+
+
+def _make(model: MobileModel, artifact: Artifact, feed: Mapping[str, Array]) -> MobileFiles:
+    from mscsa_deploy.bundle.mobile import check_mobile, convert_to_ort
+
+    def make(folder: Path) -> MobileModel:
+        ort = convert_to_ort(artifact.path, folder, feed, name=PurePosixPath(model.artifact).stem)
+        return msgspec.structs.replace(
+            model,
+            path=f"{FOLDER}/{ort.path.name}",
+            operators=f"{FOLDER}/{ort.operators.name}",
+            size_bytes=ort.size_bytes,
+            max_abs_over_range=ort.max_abs_over_range,
+            verdicts=check_mobile(artifact.path),
+        )
+
+    versions = {name: package_version(name) for name in ("onnxruntime", "onnx")}
+    parts = {"artifact": artifact.sha256, "place": model.artifact, **versions}
+    folder, found = cached("mobile", parts, MobileModel, make)
+    return MobileFiles(found, folder)
