@@ -84,15 +84,59 @@ def test_learning_rate_warms_up_and_falls_to_a_hundredth(recipe):
 
 
 def test_a_short_run_learns_and_resumes(tmp_path, recipe):
-    from train import ASSETS, Run
+    from train import ASSETS, Files, Run
 
     torch.manual_seed(0)
     stages = [{"size": 64, "batch": 2, "steps": 2, "instance_weight": 0.5}]
-    run = Run({**recipe, "stages": stages}, tmp_path, ASSETS)
+    run = Run({**recipe, "stages": stages}, Files(tmp_path, ASSETS))
     before = run.model.state_dict()["decode_head.conv_seg.weight"].clone()
     run.train()
     assert not torch.equal(run.model.state_dict()["decode_head.conv_seg.weight"], before)
-    again = Run({**recipe, "stages": stages}, tmp_path, ASSETS)
+    again = Run({**recipe, "stages": stages}, Files(tmp_path, ASSETS))
     assert again.stage == 1
     for name, tensor in again.average.state_dict().items():
         assert torch.equal(tensor, run.average.state_dict()[name]), name
+
+
+def test_a_student_learns_from_a_teacher_that_stays_as_it_is(tmp_path, recipe):
+    from train import ASSETS, Files, Run
+
+    torch.manual_seed(0)
+    stages = [{"size": 64, "batch": 2, "steps": 2, "instance_weight": 0.5}]
+    for name in ("first", "teacher", "student"):
+        (tmp_path / name).mkdir()
+    Run({**recipe, "stages": stages}, Files(tmp_path / "first", ASSETS)).train()
+    lesson = tomllib.loads((TRAINING / "teacher.toml").read_text()) | {"stages": stages}
+    teacher = Run(lesson, Files(tmp_path / "teacher", ASSETS))
+    statistics = teacher.model.backbone.stem.norm.running_mean.clone()
+    teacher.train()
+    assert torch.equal(teacher.model.backbone.stem.norm.running_mean, statistics)
+
+    states = {name: tmp_path / name / "state.pt" for name in ("first", "teacher")}
+    lesson = tomllib.loads((TRAINING / "distill.toml").read_text()) | {"stages": stages}
+    files = Files(tmp_path / "student", ASSETS, start=states["first"], teacher=states["teacher"])
+    student = Run(lesson, files)
+    before = [parameter.clone() for parameter in student.distillation.adapters.parameters()]
+    kept = torch.load(states["first"], weights_only=True)["average"]["decode_head.conv_seg.weight"]
+    assert torch.equal(student.model.state_dict()["decode_head.conv_seg.weight"], kept)
+    student.train()
+    assert not any(map(torch.equal, before, student.distillation.adapters.parameters()))
+    taught = torch.load(states["teacher"], weights_only=True)["average"]
+    for name, tensor in student.distillation.teacher.state_dict().items():
+        assert torch.equal(tensor, taught[name]), name
+
+
+def test_nothing_is_lost_where_the_student_answers_as_the_teacher():
+    from distill import feature_distance, soft_cross_entropy
+
+    dice = torch.Generator().manual_seed(1)
+    answers = torch.randn(2, 5, 4, 4, generator=dice)
+    pixels = torch.rand(2, 1, 4, 4, generator=dice)
+    other = torch.randn(2, 5, 4, 4, generator=dice)
+    # Rounding of float32 log-softmax.
+    assert float(soft_cross_entropy(answers, answers + 3, pixels, 2.0)) == pytest.approx(0, abs=1e-6)
+    assert float(soft_cross_entropy(other, answers, pixels, 2.0)) > 0.1
+    scaled = torch.nn.functional.batch_norm(answers, None, None, training=True)
+    # Scaling a channel does not matter but for batch norm's epsilon of 1e-5.
+    assert float(feature_distance(scaled, 7 * answers + 2, pixels)) == pytest.approx(0, abs=1e-6)
+    assert float(feature_distance(other, answers, pixels)) > 0.1
