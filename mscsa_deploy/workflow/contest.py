@@ -13,8 +13,9 @@ from mscsa_deploy.core.tensors import Array
 from mscsa_deploy.errors import SpecError, StageError, UnsupportedError, UserError
 from mscsa_deploy.imaging.preprocess import model_input
 from mscsa_deploy.parity.compare import Comparator
-from mscsa_deploy.workflow.evaluate import ImageSet, Judge, class_count, judge_for
+from mscsa_deploy.workflow.evaluate import ImageSet
 from mscsa_deploy.workflow.images import open_images
+from mscsa_deploy.workflow.judge import Judge, class_count
 
 if TYPE_CHECKING:
     from mscsa_deploy.imaging.preprocess import Preprocess
@@ -92,7 +93,7 @@ def run_part(contest: Contest, indices: Sequence[int] | None = None, progress: P
         images = contest.images(class_count(reference.outputs, contest.labels))
         if len(images) == 0:
             raise UserError(f"'{images.dataset.name}' holds no images", hint="name a folder of images")
-        scores = [Score(judge_for(images)) for _ in range(1 + len(contest.candidates))]
+        scores = [Score(images.judge()) for _ in range(1 + len(contest.candidates))]
         sessions: dict[int, Session] = {}
         for position, candidate in enumerate(contest.candidates, start=1):
             try:

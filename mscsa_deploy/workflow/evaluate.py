@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,18 +15,15 @@ from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.report import Metric
 from mscsa_deploy.core.tensors import Array, TensorSpec
 from mscsa_deploy.errors import StageError, UserError
-from mscsa_deploy.imaging.classmap import class_map, resize_nearest
 from mscsa_deploy.imaging.preprocess import Preprocess, model_input, preprocess
 from mscsa_deploy.parity.bootstrap import paired_drop
 from mscsa_deploy.parity.compare import Comparator, Parity
-from mscsa_deploy.parity.metrics import ConfusionMatrix, ImageScores, TopK, value
+from mscsa_deploy.parity.metrics import ImageScores, value
+from mscsa_deploy.workflow.judge import Judge, judge_for
 
 if TYPE_CHECKING:
     from mscsa_deploy.imaging.dataset import Dataset
     from mscsa_deploy.runtimes.protocol import Session
-
-MAX_CLASSES = 256
-"""Class numbers that a uint8 mask can hold; counted where a class map does not tell how many there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +58,10 @@ class ImageSet:
     def hashes(self) -> tuple[str, ...]:
         """Content hash of every image, in order."""
         return tuple(self.dataset.content_hash(index) for index in range(len(self)))
+
+    def judge(self) -> Judge:
+        """What scores a model's answers to these images by the task metric."""
+        return judge_for(self.task, self.classes, self.preprocess)
 
     def input(self, index: int) -> Array:
         """Image `index` as the model takes it, (1, 3, h, w) float32."""
@@ -157,7 +158,7 @@ def evaluate_all(
     if len(images) == 0:
         raise UserError(f"'{images.dataset.name}' holds no images", hint="name a folder of images")
     expected = np.load(reference, mmap_mode="r") if reference is not None else None
-    runs = [_Run(session, judge_for(images), None if expected is None else Comparator()) for session in sessions]
+    runs = [_Run(session, images.judge(), None if expected is None else Comparator()) for session in sessions]
     kept: Array | None = None
     for index in range(len(images)):
         progress(index, len(images), label)
@@ -216,79 +217,6 @@ class _Run:
             parity=self.comparator.result() if self.comparator else None,
             parts=part_values(images, scores),
         )
-
-
-def class_count(outputs: Sequence[TensorSpec], labels: Sequence[str]) -> int:
-    """How many classes a model with these outputs tells apart."""
-    output = outputs[0] if outputs else None
-    if output is not None and output.dtype.startswith("float") and len(output.shape) > 1 and output.shape[1] > 0:
-        return output.shape[1]
-    return len(labels) or MAX_CLASSES
-
-
-def judge_for(images: ImageSet) -> Judge:
-    """What scores a model's answers to `images` by the task metric."""
-    return _SegmentationJudge(images.classes, images.preprocess) if images.task == "seg" else _ClassificationJudge()
-
-
-class Judge(Protocol):
-    """Counts answers against labels or masks; images without one are not counted."""
-
-    def add(self, output: Array, target: int | Array | None) -> None:
-        """Count one answer, (1, classes, ...) values or a (1, H, W) class map, against the image's target."""
-
-    def extend(self, other: Self) -> None:
-        """Add what another judge of the same kind counted."""
-
-    def scores(self) -> dict[str, ImageScores]:
-        """Per-image counts by metric name, the headline metric first; empty when nothing was counted."""
-
-
-@dataclass
-class _SegmentationJudge:
-    """Class maps at the picture's size against masks."""
-
-    classes: int
-    spec: Preprocess
-    matrix: ConfusionMatrix = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.matrix = ConfusionMatrix(self.classes)
-
-    def add(self, output: Array, target: int | Array | None) -> None:
-        if not isinstance(target, np.ndarray):
-            return
-        answer = output[0]
-        if answer.ndim == 3:
-            answer = class_map(answer, (self.spec.height, self.spec.width))
-        self.matrix.add(target, resize_nearest(answer, target.shape[:2]))
-
-    def extend(self, other: Self) -> None:
-        self.matrix.extend(other.matrix)
-
-    def scores(self) -> dict[str, ImageScores]:
-        if not self.matrix.images:
-            return {}
-        return {"mIoU": self.matrix.mean_iou(), "pixel accuracy": self.matrix.pixel_accuracy()}
-
-
-@dataclass
-class _ClassificationJudge:
-    """Logits against labels."""
-
-    ranks: TopK = field(default_factory=TopK)
-
-    def add(self, output: Array, target: int | Array | None) -> None:
-        if isinstance(target, int):
-            self.ranks.add(output, np.array([target]))
-
-    def extend(self, other: Self) -> None:
-        self.ranks.extend(other.ranks)
-
-    def scores(self) -> dict[str, ImageScores]:
-        if not self.ranks.images:
-            return {}
-        return {"top-1": self.ranks.top(1), "top-5": self.ranks.top(5)}
 
 
 def part_values(images: ImageSet, scores: Mapping[str, ImageScores]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from mscsa_deploy.core.environment import package_versions
 from mscsa_deploy.core.progress import Progress
 from mscsa_deploy.core.tensors import TensorSpec
 from mscsa_deploy.workflow.cache import cached, located, relative
-from mscsa_deploy.workflow.evaluate import class_count
+from mscsa_deploy.workflow.judge import class_count
 from mscsa_deploy.workflow.subject import Subject, SubjectRequest, variant_here
 from mscsa_deploy.workflow.variants import Role, Variant
 

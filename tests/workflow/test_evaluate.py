@@ -8,7 +8,7 @@ import pytest
 from mscsa_deploy.core.tensors import TensorSpec
 from mscsa_deploy.errors import UserError
 from mscsa_deploy.imaging.preprocess import Preprocess
-from mscsa_deploy.workflow.evaluate import ImageSet, evaluate, judge_for
+from mscsa_deploy.workflow.evaluate import ImageSet, evaluate
 
 SPEC = Preprocess(height=32, width=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
@@ -152,7 +152,7 @@ def test_progress_ends_at_the_total():
 @pytest.mark.parametrize(("task", "target"), [("seg", "mask"), ("cls", "label")])
 def test_counts_of_two_halves_are_those_of_the_whole(task, target):
     given = images(target, task=task)
-    whole, first, second = (judge_for(given) for _ in range(3))
+    whole, first, second = (given.judge() for _ in range(3))
     session = Colors(task=task, wrong=(1,))
     for index in range(6):
         image, truth = given.dataset.load(index)
