@@ -77,6 +77,7 @@ def open_benches(arguments: argparse.Namespace, runtimes: set[str], folder: Path
         request = QuantizeRequest(
             model=arguments.model,
             runtime=runtime,
+            task=arguments.task,
             random_weights=arguments.random_weights,
             validation=arguments.on,
             validation_images=arguments.images,
@@ -92,6 +93,7 @@ def main() -> None:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
+    parser.add_argument("--task", choices=("cls", "seg"), help="for a model that is there for both")
     parser.add_argument("--recipe", action="append", required=True, help="calibration recipe; repeatable")
     parser.add_argument("--change", action="append", default=[], metavar="KEY=VALUE", help="a TOML setting; repeatable")
     parser.add_argument("--draws", type=int, default=1)
