@@ -10,6 +10,7 @@ Options (`SessionSettings.options`):
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -66,6 +67,16 @@ def _vendor() -> Any:
     return openvino
 
 
+@functools.cache
+def shared_core() -> Any:
+    """The vendor's core, one for as long as the process lives.
+
+    On processors with AMX its CPU plugin gives the thread that loads it a signal stack, and frees that memory with
+    the last core, on whatever thread that happens: the first thread would crash at its next signal.
+    """
+    return _vendor().Core()
+
+
 def seam(subject: str, doing: str, *, otherwise: type[DeployError] = StageError) -> VendorErrors:
     """Map OpenVINO's errors raised inside the block to ours.
 
@@ -95,7 +106,7 @@ class OpenVino(CheckedRuntime):
         if importlib.util.find_spec("openvino") is None:
             return Capabilities(False, "openvino is not installed", self.how_to_install, "", (), ())
         try:
-            core = _vendor().Core()
+            core = shared_core()
             devices = tuple(device.lower() for device in core.available_devices)
             can = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         except (ImportError, RuntimeError) as error:
@@ -208,7 +219,6 @@ def _timed(kernels: dict[str, OpRow], name: str, ms: float) -> OpRow:
 
 
 def _compile(path: Path, settings: SessionSettings, *, count_time: bool) -> Any:
-    vendor = _vendor()
     asked = settings.options.get("float_precision", "fp32") if settings.precision == "int8" else settings.precision
     properties = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -227,7 +237,7 @@ def _compile(path: Path, settings: SessionSettings, *, count_time: bool) -> Any:
     if not (model.inputs and model.outputs):
         raise UserError(f"'{path}' is not a model: it declares no inputs or no outputs")
     with seam(path.name, "compiling"):
-        compiled = vendor.Core().compile_model(model, settings.device.upper(), properties)
+        compiled = shared_core().compile_model(model, settings.device.upper(), properties)
         pinned = PRECISION_OF[compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()]
     if pinned != asked:
         raise StageError("openvino compiling", path.name, f"asked to run in {asked}, it runs in {pinned}")

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -149,3 +152,21 @@ def test_cache_keeps_the_compiled_model_and_its_answers(runtime, model, models, 
     assert len(list((tmp_path / "cache").iterdir())) == 1
     np.testing.assert_array_equal(answers[0], answers[1])
     np.testing.assert_array_equal(answers[0], answers[2])
+
+
+def test_a_signal_after_a_session_was_closed_on_another_thread_is_heard(runtime, model):
+    # With AMX the vendor's library gives the loading thread a signal stack; freed elsewhere, the signal would be fatal.
+    code = f"""
+import signal, threading
+from pathlib import Path
+from mscsa_deploy.runtimes.openvino import OpenVino
+from mscsa_deploy.runtimes.protocol import SessionSettings
+session = OpenVino().load(Path({str(model)!r}), SessionSettings())
+thread = threading.Thread(target=session.close)
+thread.start()
+thread.join()
+signal.signal(signal.SIGTERM, lambda *_: print("heard"))
+signal.raise_signal(signal.SIGTERM)
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert (told.returncode, told.stdout) == (0, "heard\n"), told.stderr[-2000:]
