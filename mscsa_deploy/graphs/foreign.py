@@ -14,6 +14,7 @@ from mscsa_deploy.errors import UserError
 from mscsa_deploy.graphs.check import foreign_ops, read_model, require_static, signature
 from mscsa_deploy.graphs.metadata import ModelInfo, info_of
 from mscsa_deploy.graphs.opset import DEFAULT_OPSET, opset_of, raise_opset
+from mscsa_deploy.graphs.tail.forms import cut_tail
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,6 +69,9 @@ def adopt(
     listed = len(model.graph.inputs)
     RemoveInitializersFromInputsPass()(model)
     changed = len(model.graph.inputs) != listed
+    if rewrite and cut_tail(model):
+        changed = True
+        notes.append("ends in a class map; what is made from it ends in the logits before")
     require_static(model, subject=f"'{path}'", dynamic_batch=True)
     inputs, outputs = signature(model)
     height, width = _picture_size(inputs, path)
@@ -78,7 +82,8 @@ def adopt(
         notes.append(f"converted from opset {found} to {DEFAULT_OPSET}")
     if foreign := foreign_ops(model):
         notes.append(f"holds ops that only some runtimes know: {', '.join(foreign)}")
-    info = msgspec.structs.replace(info, output=output, stride=stride, precision=stored_precision(model))
+    tail = info.tail if output == "classmap" else ""
+    info = msgspec.structs.replace(info, output=output, stride=stride, tail=tail, precision=stored_precision(model))
     return Adopted(model, inputs, outputs, info, changed, tuple(notes))
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mscsa_deploy.core.tensors import TensorSpec
 from mscsa_deploy.errors import StageError, UnsupportedError, UserError
 from mscsa_deploy.graphs.check import read_model, signature, to_bytes
+from mscsa_deploy.graphs.foreign import adopt
 from mscsa_deploy.graphs.metadata import ModelInfo, info_of, set_info
 from mscsa_deploy.graphs.pixels import take_pixels
 from mscsa_deploy.graphs.tail.choose import check_pixels, choose_tail
@@ -195,6 +196,20 @@ def test_file_with_a_tail_says_so(tmp_path) -> None:
     info = info_of(model, source="out")
     assert info is not None
     assert (info.output, info.stride, info.tail) == ("classmap", 1, "cells")
+
+
+@pytest.mark.parametrize("form", ["plain", "cells"])
+def test_tail_that_was_added_can_be_cut_off_again(tmp_path, form) -> None:
+    path, out = segmenter(tmp_path), tmp_path / "out.onnx"
+    write_with_tail(path, form, out)
+
+    adopted = adopt(out, preprocess={"height": 16, "width": 24}, rewrite=True)
+
+    assert adopted.outputs == signature(read_model(path))[1]
+    assert (adopted.changed, adopted.info.output, adopted.info.stride, adopted.info.tail) == (True, "logits", 4, "")
+    assert len(list(adopted.model.graph)) == len(list(read_model(path).graph))
+    untouched = adopt(path, preprocess={"height": 16, "width": 24}, rewrite=True)
+    assert not untouched.changed
 
 
 def test_tail_fits_a_model_that_takes_pixels(tmp_path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from mscsa_deploy.errors import UnsupportedError, UserError, unknown_name
 from mscsa_deploy.graphs.build import Builder
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     Build = Callable[[Builder, ir.Value, TailShape, int], ir.Value]
 
 CLASSMAP = "classmap"
+PREFIX = "tail"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,25 @@ def default_form(runtime: str | None, *, dynamic_batch: bool, opset: int = 18) -
     return wanted if wanted in forms_for(static_shapes=False, dynamic_batch=dynamic_batch, opset=opset) else STATIC_FORM
 
 
+def cut_tail(model: ir.Model) -> bool:
+    """Take the tail that `append_tail` added off again, in place; whether there was one."""
+    tail = [node for node in model.graph if (node.name or "").startswith(f"{PREFIX}_")]
+    made = {value for node in tail for value in node.outputs}
+    read = {value for node in tail for value in node.inputs if value is not None and value.producer() is not None}
+    logits = read - made
+    if len(logits) != 1:
+        return False
+    model.graph.outputs[0] = logits.pop()
+    # Branches of an If read values of the graph around them, which would keep those alive.
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if (node.name or "").startswith(PREFIX):
+            for place in range(len(node.inputs)):
+                node.replace_input_with(place, None)
+    model.graph.remove(tail)
+    RemoveUnusedNodesPass()(model)
+    return True
+
+
 def append_tail(model: ir.Model, form: str, size: tuple[int, int]) -> None:
     """Replace the output ``logits`` (N, C, h, w) by ``classmap`` (N, H, W), in place.
 
@@ -118,7 +139,7 @@ def append_tail(model: ir.Model, form: str, size: tuple[int, int]) -> None:
     if shape.batch == -1 and not TAIL_FORMS[form].dynamic_batch:
         raise UnsupportedError(f"tail form '{form}' needs a fixed batch", hint="export with --batch N")
     element = ir.DataType.UINT8 if shape.classes <= 256 else ir.DataType.UINT16
-    result = TAIL_FORMS[form].build(Builder(model.graph, "tail"), logits, shape, int(element))
+    result = TAIL_FORMS[form].build(Builder(model.graph, PREFIX), logits, shape, int(element))
     result.name = CLASSMAP
     result.type = ir.TensorType(element)
     assert logits.shape is not None
