@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from mscsa_deploy.core.files import refuse_existing
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.report import Boundary, ModelRecord, Report, Row, StageRecord, Verdict
 from mscsa_deploy.errors import UserError, unknown_name
@@ -79,6 +80,8 @@ def run_benchmark(
     from mscsa_deploy.reporting.files import write_report
     from mscsa_deploy.runtimes.profile import pick_profile, read_profile
 
+    if out is not None:
+        refuse_existing(out, force=force)
     environment = read_environment()
     profile = read_profile(request.device) if request.device else pick_profile(environment)[0]
     subjects = [open_subject(model, request, profile, progress, runtimes=request.runtimes) for model in request.models]

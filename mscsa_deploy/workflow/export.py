@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mscsa_deploy.core.artifact import Artifact
 from mscsa_deploy.core.config import to_json
+from mscsa_deploy.core.files import refuse_existing
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.report import Record, StageRecord
 from mscsa_deploy.errors import UserError
@@ -85,6 +86,7 @@ def run_export(request: ExportRequest, out: Path, *, force: bool = False, progre
         StageError: Tracing or a graph pass failed.
         GateError: The file does not agree with PyTorch on real images; nothing is kept.
     """
+    refuse_existing(out, force=force)
     stages = Stages(progress)
     with stages.stage("checkpoint"):
         prepared = prepare(request)

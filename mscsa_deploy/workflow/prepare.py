@@ -133,7 +133,9 @@ def prepare(request: ModelRequest) -> Prepared:
     from mscsa_deploy.export.recipe import changed
 
     recipe, shipped = _recipe_of(request)
-    recipe = changed(recipe, size=request.size, num_classes=request.num_classes)
+    # Labels and colors are those of the recipe's own classes.
+    own = () if request.num_classes not in (None, recipe.num_classes) else None
+    recipe = changed(recipe, size=request.size, num_classes=request.num_classes, labels=own, palette=own)
     if request.random_weights is not None:
         return _with_random_weights(recipe, request)
     path = request.checkpoint or shipped

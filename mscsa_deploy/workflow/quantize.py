@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mscsa_deploy.core.config import to_json
+from mscsa_deploy.core.files import refuse_existing
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.report import Metric, ParityNumbers, Record
 from mscsa_deploy.errors import UserError
@@ -82,6 +83,7 @@ def run_quantize(
     from mscsa_deploy.core.environment import read_environment
     from mscsa_deploy.runtimes.profile import pick_profile, read_profile
 
+    refuse_existing(out, force=force)
     environment = read_environment()
     profile = read_profile(request.device) if request.device else pick_profile(environment)[0]
     subject = open_subject(request.model, request, profile, progress, runtimes=(request.runtime,), rewrite=True)

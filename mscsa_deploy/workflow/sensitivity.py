@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mscsa_deploy.core.config import to_json
+from mscsa_deploy.core.files import refuse_existing
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.report import Record
 from mscsa_deploy.errors import UnsupportedError, UserError
@@ -81,6 +82,8 @@ def run_sensitivity(
     from mscsa_deploy.core.environment import read_environment
     from mscsa_deploy.runtimes.profile import pick_profile, read_profile
 
+    if out is not None:
+        refuse_existing(out, force=force)
     profile = read_profile(request.device) if request.device else pick_profile(read_environment())[0]
     subject = open_subject(request.model, request, profile, progress, runtimes=(request.runtime,), rewrite=True)
     recipe = recipe_for(request.runtime, profile, subject.name, named=request.recipe)

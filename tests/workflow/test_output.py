@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mscsa_deploy.cli import run
 from mscsa_deploy.core.artifact import Artifact, MadeBy
 from mscsa_deploy.core.files import sha256_file
 from mscsa_deploy.errors import UserError
@@ -131,3 +132,11 @@ def test_a_missing_place_names_the_shipped_sets():
     with pytest.raises(UserError, match="there are no images at 'nowhere'") as caught:
         open_images("nowhere", "seg")
     assert "calibration, validation, evaluation" in caught.value.hint
+
+
+@pytest.mark.parametrize("command", ["export", "deploy", "benchmark", "quantize", "sensitivity"])
+def test_an_existing_output_is_refused_before_any_work(command, tmp_path, capsys):
+    # That there is no such model would be found out first.
+    for_ = ["--for", "onnxruntime"] if command in ("quantize", "sensitivity") else []
+    assert run([command, "no_such_model", *for_, "-o", str(tmp_path), "-q"]) == 2
+    assert "already exists" in capsys.readouterr().err

@@ -84,6 +84,12 @@ def test_an_onnx_file_has_nothing_to_export(tmp_path):
         prepare(ModelRequest(model=str(tmp_path / "m.onnx"), task="seg", random_weights=1))
 
 
+def test_another_class_count_leaves_the_recipes_labels_behind(saved):
+    assert prepare(ModelRequest(model="topformer_t_mscsa.seg", num_classes=7, random_weights=1)).labels == ()
+    with pytest.raises(CheckpointError, match="num_classes = 13, but 7 was asked for"):
+        prepare(ModelRequest(model="topformer_t_mscsa.seg", num_classes=7))
+
+
 def test_shipped_weights_bring_their_card_and_terms():
     prepared = prepare(ModelRequest(model="topformer_t_mscsa.seg"))
     assert prepared.license == "Apache-2.0"
