@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mscsa_deploy.core.report import Latency, Metric, Ratio, Report, Row
+    from mscsa_deploy.core.report import Latency, Metric, Ratio, Report, Row, Verdict
 
 RUNTIME_TITLES = MappingProxyType(
     {
@@ -201,6 +201,13 @@ def size(size_bytes: int | None) -> str:
     if size_bytes < 1_000_000:
         return f"{size_bytes / 1e3:.0f} kB"
     return f"{number(size_bytes / 1e6)} MB"
+
+
+def verdict_title(verdict: Verdict) -> str:
+    """What the verdict is in a word: a benchmark, which asks for nothing, only recommends."""
+    if not verdict.passed:
+        return "Not passed"
+    return "Passed" if verdict.gates else "Recommendation"
 
 
 def metric_name(report: Report) -> str:

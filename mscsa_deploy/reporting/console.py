@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from mscsa_deploy.reporting.cells import LEGEND, SYMBOLS, UNSTABLE, Cells, groups
+from mscsa_deploy.reporting.cells import LEGEND, SYMBOLS, UNSTABLE, Cells, groups, verdict_title
 from mscsa_deploy.reporting.markdown import columns, common_setting
 from mscsa_deploy.reporting.mobile import HEADING, in_a_line
 
@@ -41,7 +41,8 @@ def render(report: Report) -> Group:
     if report.mobile:
         parts += [Text(HEADING, "bold"), *(Text(f"  {in_a_line(model)}") for model in report.mobile)]
     if report.verdict is not None:
-        word, style = ("Passed.", "bold green") if report.verdict.passed else ("Not passed.", "bold red")
+        word = f"{verdict_title(report.verdict)}."
+        style = "bold green" if report.verdict.passed else "bold red"
         parts.append(Text(f"{word} {report.verdict.summary}", style))
         parts += [Text(f"  {gate}") for gate in report.verdict.gates]
     return Group(*parts)

@@ -14,7 +14,7 @@ import msgspec
 from PIL import Image, UnidentifiedImageError
 
 from mscsa_deploy.errors import UserError
-from mscsa_deploy.reporting.cells import LEGEND, SYMBOLS, group_title, groups, metric_name, number
+from mscsa_deploy.reporting.cells import LEGEND, SYMBOLS, group_title, groups, metric_name, number, verdict_title
 from mscsa_deploy.reporting.cells import drop as drop_text
 from mscsa_deploy.reporting.cells import ratio as ratio_text
 from mscsa_deploy.reporting.cells import size as size_text
@@ -66,6 +66,7 @@ def to_html(report: Report, directory: Path) -> str:
     samples = read_samples(report, directory)
     return environment.get_template("report.html.j2").render(
         report=report,
+        verdict_title=verdict_title(report.verdict) if report.verdict else "",
         tables=[(title, common_setting(rows), columns(report, rows), rows) for title, rows in groups(report).items()],
         tiles=_tiles(report),
         legend=[(SYMBOLS[status], status, words) for status, words in LEGEND.items()],

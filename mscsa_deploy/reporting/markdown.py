@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mscsa_deploy.reporting.cells import Cells, groups, metric_name
+from mscsa_deploy.reporting.cells import Cells, groups, metric_name, verdict_title
 from mscsa_deploy.reporting.mobile import COLUMNS, HEADING, mobile_tables
 from mscsa_deploy.reporting.notes import accuracy_facts, data_facts, environment_facts, method, model_facts
 
@@ -55,7 +55,7 @@ def to_markdown(report: Report) -> str:
     lines = [f"# {title}", ""]
     if report.verdict is not None:
         verdict = report.verdict
-        lines += [f"**{'Passed' if verdict.passed else 'Not passed'}.** {verdict.summary}", ""]
+        lines += [f"**{verdict_title(verdict)}.** {verdict.summary}", ""]
         lines += [*(f"- {gate}" for gate in verdict.gates), *([""] if verdict.gates else [])]
     if report.model is not None and report.model.random_weights:
         lines += ["**Random weights: speed is real, accuracy means nothing.**", ""]

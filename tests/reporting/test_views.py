@@ -147,6 +147,14 @@ def test_recommended_row_is_the_measured_core_row(report):
     assert (row.runtime, row.precision, row.boundary) == ("openvino", "int8", "core")
 
 
+def test_a_verdict_without_gates_is_a_recommendation(report, tmp_path):
+    asked_nothing = msgspec.structs.replace(report, verdict=msgspec.structs.replace(report.verdict, gates=()))
+    assert "**Recommendation.** Ship OpenVINO INT8" in to_markdown(asked_nothing)
+    text = to_html(asked_nothing, tmp_path)
+    assert "Benchmark report" in text
+    assert "Passed" not in text
+
+
 def test_markdown_table_has_one_line_per_row_and_escapes_bars(report):
     text = to_markdown(report)
     tables = [line for line in text.splitlines() if line.startswith("| ONNX Runtime | ")]
