@@ -2,7 +2,8 @@
 
 The inference libraries release Python's lock while they compute, so threads keep all cores busy. A request
 waits in the queue, is parsed, decoded, computed and encoded in one worker, and is answered on the event loop.
-Where the artefact has a free batch axis, a worker gathers what waits, up to the largest batch or the delay.
+Where the artefact has a free batch axis, a worker that finds requests waiting gathers them, up to the largest batch or
+the delay.
 """
 
 from __future__ import annotations
@@ -155,14 +156,20 @@ class Pool:
                 self._seconds += _SMOOTHING * (spent - self._seconds) if self._seconds else spent
 
     def _take(self) -> list[Job]:
-        """The next requests, at most a batch; none when the pool is closing."""
+        """The next requests, at most a batch; none when the pool is closing.
+
+        A worker that had to wait for work waits no longer: only one that finds requests queued, because all were
+        busy, gives the others of a batch their time to come.
+        """
         with self._ready:
+            delay = self._work.batch_delay_ms / 1e3
             while not self._queue:
                 if self._closing:
                     return []
                 self._ready.wait()
+                delay = 0.0
             jobs = [self._queue.popleft()]
-            until = time.monotonic() + self._work.batch_delay_ms / 1e3
+            until = time.monotonic() + delay
             while len(jobs) < self._batch:
                 if self._queue:
                     jobs.append(self._queue.popleft())

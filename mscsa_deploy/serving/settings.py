@@ -51,7 +51,7 @@ class Work:
         queue: Requests that may wait per worker; further ones are refused.
         deadline_ms: From a request's whole arrival to its answer, unless the client asks for less.
         max_batch: Largest batch that is gathered, where the artefact has a free batch axis.
-        batch_delay_ms: How long the first request of a batch waits for others.
+        batch_delay_ms: How long the first request of a batch waits for others, when all workers were busy.
         stalled_seconds: A session that computes for longer is taken for hung.
     """
 

@@ -17,7 +17,8 @@ TEXT = (DOCS / "serving.md").read_text(encoding="utf-8")
 
 @pytest.fixture
 def place(tmp_path, tiny):
-    (tmp_path / "street.jpg").write_bytes(tiny.picture(tiny.scene(), "JPEG"))
+    (tmp_path / "examples" / "images").mkdir(parents=True)
+    (tmp_path / "examples" / "images" / "river.jpg").write_bytes(tiny.picture(tiny.scene(), "JPEG"))
     return tmp_path
 
 
@@ -29,7 +30,7 @@ def blocks(language, client):
 def test_curl_commands(client, place):
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    commands = [line for block in blocks("sh", client) for line in block.splitlines() if line.startswith("curl")]
+    commands = [line for block in blocks("sh", client) for line in block.splitlines() if line.startswith("curl --data")]
     assert len(commands) == 3
     for command in commands:
         subprocess.run([*shlex.split(command), "--fail", "--silent"], cwd=place, check=True, timeout=20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import re
 import threading
 import time
 
@@ -117,11 +118,12 @@ def test_bug_in_a_worker_costs_one_answer(bundles, serve, tiny, monkeypatch, cap
 
 def test_requests_are_gathered_into_batches_where_the_artifact_allows(bundles, serve, tiny):
     colors = np.eye(3, dtype=np.uint8) * 255
-    images = [np.tile(colors[index % 3], (20, 20, 1)).reshape(20, 20, 3) for index in range(12)]
+    # large enough that the first one keeps the worker busy until others are there
+    images = [tiny.picture(np.tile(colors[index % 3], (800, 800, 1))) for index in range(12)]
     with serve(bundles["batch"], max_batch=4, batch_delay_ms=200.0) as client:
 
         def ask(index):
-            return client.picture(tiny.picture(images[index]), model="batch").json["classes"][0]["label"]
+            return client.picture(images[index], model="batch").json["classes"][0]["label"]
 
         with concurrent.futures.ThreadPoolExecutor(12) as pool:
             labels = list(pool.map(ask, range(12)))
@@ -154,6 +156,15 @@ def test_hung_session_makes_the_server_not_live(tiny, tmp_path, serve):
         assert answer.status == 503
         assert "restart" in answer.error
         assert client.get("/v2/health/live").status == 200
+
+
+def test_a_lone_request_waits_for_no_batch(bundles, serve, tiny):
+    with serve(bundles["batch"], max_batch=4, batch_delay_ms=5_000.0) as client:
+        data = tiny.picture(tiny.scene(16, 16))
+        for _ in range(3):
+            timing = client.picture(data, model="batch").headers["server-timing"]
+            # far less than the delay, however busy the machine
+            assert float(re.search(r"queue;dur=([0-9.]+)", timing)[1]) < 2_000.0
 
 
 @pytest.mark.parametrize("wrong", [{"queue": 0}, {"max_batch": 0}, {"deadline_ms": 0}, {"workers": -1}])
