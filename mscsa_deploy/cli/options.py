@@ -53,10 +53,12 @@ class Names(click.ParamType[tuple[str, ...]]):
         self, value: str | tuple[str, ...], param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, ...]:
         """The names of the text, in order."""
-        del param, ctx
         if isinstance(value, tuple):
             return value
-        return tuple(name.strip() for name in value.split(",") if name.strip())
+        names = tuple(name.strip() for name in value.split(",") if name.strip())
+        if not names:
+            self.fail("it names nothing; leave it out for all", param, ctx)
+        return names
 
 
 SIZE = Size()

@@ -10,7 +10,8 @@ from pathlib import Path
 from mscsa_deploy.errors import UserError, unknown_name
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-FOLDERS = ("export", "runtimes", "calibration")
+FOLDERS = {"export": "export recipe", "runtimes": "device profile", "calibration": "calibration recipe"}
+"""What the files of each folder are."""
 
 
 def shipped_folder(folder: str) -> Path:
@@ -34,7 +35,7 @@ def shipped_file(folder: str, name: str, *, suffix: str = ".toml") -> Path:
     names = shipped_names(folder, suffix=suffix)
     bare = name.removesuffix(suffix)
     if bare not in names:
-        raise unknown_name(f"{folder} file", bare, names)
+        raise unknown_name(FOLDERS[folder], bare, names)
     return shipped_folder(folder) / f"{bare}{suffix}"
 
 

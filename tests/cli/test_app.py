@@ -110,6 +110,20 @@ def test_missing_argument_is_the_users_mistake(cli):
     assert "BUNDLE" in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        pytest.param(["--runtime", ""], "it names nothing", id="empty list"),
+        pytest.param(["--runtime", "onnxrt"], "unknown runtime 'onnxrt'; did you mean 'onnxruntime'?", id="runtime"),
+        pytest.param(["--device", "toaster"], "unknown device profile 'toaster'; known: arm64", id="profile"),
+    ],
+)
+def test_wrong_names_are_told_before_any_work(cli, options, words, tmp_path):
+    outcome = cli("deploy", "topformer_t_mscsa.seg", *options, "-o", tmp_path / "out", "-q")
+    assert outcome.code == 2
+    assert words in outcome.err
+
+
 def test_errors_are_one_document_with_json(cli):
     outcome = cli("inspect", "nowhere", "--json")
     assert outcome.code == 2
