@@ -206,7 +206,8 @@ async function check() {
   const found = await checkGolden(bundle, segmenter, entry);
   part("verdict").textContent =
     `${found.passed ? "Passed" : "Failed"}: input ${found.inputSteps ? `differs by ${found.inputSteps} of 255` : "equal"}, ` +
-    `${found.agreement.toFixed(3)} % of the decisions equal, largest difference ${found.overRange.toExponential(1)} of the range.`;
+    `${found.agreement.toFixed(3)} % of the decisions equal` +
+    (Number.isNaN(found.overRange) ? "." : `, largest difference ${found.overRange.toExponential(1)} of the range.`);
   part("verdict").dataset.passed = found.passed;
 }
 

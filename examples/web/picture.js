@@ -79,13 +79,16 @@ export function toInput(image, spec) {
 /**
  * An antialiased resize on 8-bit values: along rows, rounded, then along columns, rounded. The filter is widened by
  * the reduction, its weights are 22-bit fixed-point numbers. Pillow computes the same to the last bit, except that
- * from version 13 on it takes columns first where that is cheaper, which moves some values by 1 of 255.
+ * from version 13 on it may take columns first; the Python package asks it for rows first.
  * @param {{data: Uint8ClampedArray, width: number, height: number}} image RGBA; alpha is not kept.
  * @returns {{data: Uint8ClampedArray, width: number, height: number}}
  */
 export function resize(image, width, height, interpolation) {
   const filter = FILTERS[interpolation];
   if (!filter) throw new PageError(`The manifest asks for ${interpolation} interpolation, which this page lacks.`);
+  if (Math.max(image.height, height) * width > MAX_PIXELS) {
+    throw new PageError(`The picture has ${image.width}x${image.height} pixels: too long and narrow. Crop it first.`);
+  }
   let result = image;
   if (width !== image.width) result = alongRows(result, taps(image.width, width, filter));
   if (height !== image.height) result = alongColumns(result, taps(image.height, height, filter));

@@ -35,8 +35,10 @@ Artifact artifact_of(const json& from) {
     artifact.input = input.at("name");
     artifact.dtype = input.at("dtype");
     artifact.input_shape = input.at("shape").get<std::vector<std::int64_t>>();
+    artifact.files = from.at("files").get<std::vector<std::string>>();
     artifact.runtimes = from.at("runtimes").get<std::vector<std::string>>();
     artifact.requirements = from.at("requires").get<std::vector<std::string>>();
+    artifact.output = post.at("output");
     artifact.postprocess = {post.at("tensor"), post.at("upsample"), post.at("decide"), post.at("restore")};
     return artifact;
 }
@@ -119,7 +121,8 @@ const Artifact& Bundle::choose(const std::string& runtime, const std::vector<std
     for (const auto& entry : artifacts) {
         held += (held.empty() ? "" : "; ") + entry.path + " (" + entry.precision + ", " + entry.kind + ")";
         if (!holds(kinds, entry.kind) || entry.dtype != "float32") continue;
-        if (path.empty() ? !holds(entry.runtimes, runtime) : entry.path != path) continue;
+        // The answer's last steps are this program's own; a file that ends in a class map has done them already.
+        if (path.empty() ? !holds(entry.runtimes, runtime) || entry.output == "classmap" : entry.path != path) continue;
         const bool other = recommended_runtime != runtime || recommended_artifact != entry.path;
         const auto rank = std::make_pair(other, std::find(order.begin(), order.end(), entry.precision));
         if (best == nullptr || rank < best_rank) std::tie(best, best_rank) = std::make_tuple(&entry, rank);

@@ -29,7 +29,8 @@ struct Postprocess {
 };
 
 struct Artifact {
-    std::string path, kind, precision, input, dtype;
+    std::string path, kind, precision, output, input, dtype;
+    std::vector<std::string> files;  ///< What lies beside `path` and is loaded with it (OpenVINO's weights).
     std::vector<std::string> runtimes, requirements;
     std::vector<std::int64_t> input_shape;
     Postprocess postprocess;

@@ -41,6 +41,8 @@ private:
 std::unique_ptr<Network> open_network(const Bundle& bundle, const Artifact& artifact, int threads,
                                       const std::string& library) {
     if (!library.empty()) throw UserError("--library is for segment-onnxruntime; OpenVINO is linked");
-    bundle.read(artifact.path);  // only to check its hash; OpenVINO reads the file, and its weights, itself
+    // Only to check the hashes; OpenVINO reads the file, and its weights, itself.
+    bundle.read(artifact.path);
+    for (const auto& file : artifact.files) bundle.read(file);
     return std::make_unique<OpenVino>((bundle.root / artifact.path).string(), artifact, threads);
 }

@@ -146,6 +146,10 @@ Picture decode(const std::string& content, const std::string& name) {
 }
 
 Picture resize(const Picture& picture, int width, int height, bool bicubic) {
+    const std::int64_t rows = std::max(picture.height, height);
+    if (rows * width > most_pixels)
+        throw UserError("the picture has " + std::to_string(picture.width) + "x" + std::to_string(picture.height) +
+                        " pixels: too long and narrow; crop it first");
     Picture result = picture;
     if (width != result.width) {
         Picture wide{width, result.height, std::vector<std::uint8_t>(std::size_t{3} * width * result.height)};

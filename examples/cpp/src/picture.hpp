@@ -18,7 +18,7 @@ Picture decode(const std::string& content, const std::string& name);
 
 /// An antialiased resize on 8-bit values: along rows, rounded, then along columns, rounded; the filter is widened by
 /// the reduction and its weights are 22-bit fixed-point numbers. Pillow computes the same to the last bit, except
-/// that from version 13 on it takes columns first where that is cheaper.
+/// that from version 13 on it may take columns first; the Python package asks it for rows first.
 Picture resize(const Picture& picture, int width, int height, bool bicubic);
 
 /// 3 x height x width floats, one channel after the other.

@@ -20,11 +20,17 @@ struct Manifest: Decodable {
 
     struct Postprocess: Decodable { let tensor: String, upsample: String, decide: String }
 
+    struct Mobile: Decodable { let path: String }
+
     struct Artifact: Decodable {
         let path: String, kind: String, precision: String
         let runtimes: [String], requires: [String]
         let inputs: [Tensor]
         let postprocess: Postprocess
+        let mobile: Mobile?
+
+        /// ONNX Runtime's own format where the bundle has it (`deploy --mobile`), which its smaller builds need.
+        var model: String { mobile?.path ?? path }
     }
 
     struct File: Decodable { let path: String, sha256: String }
@@ -58,7 +64,10 @@ struct ModelBundle {
     /// The file to run on a phone: made for any processor, the smallest precision first.
     func choose() throws -> Manifest.Artifact {
         let order = ["int8", "fp16", "fp32"]
-        let fitting = manifest.artifacts.filter { $0.kind == "onnx" && $0.requires.isEmpty && $0.runtimes.contains("onnxruntime") }
+        // The app takes values per class; a file that ends in a class map is another one's network once more.
+        let fitting = manifest.artifacts.filter {
+            $0.kind == "onnx" && $0.requires.isEmpty && $0.runtimes.contains("onnxruntime") && $0.postprocess.decide == "argmax"
+        }
         guard let best = fitting.min(by: { order.firstIndex(of: $0.precision)! < order.firstIndex(of: $1.precision)! }) else {
             throw BundleError("Nothing in the bundle runs on a phone. It holds: " + manifest.artifacts.map(\.path).joined(separator: ", "))
         }

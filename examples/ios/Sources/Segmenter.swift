@@ -32,7 +32,7 @@ final class Segmenter {
         environment = try ORTEnv(loggingLevel: .error)
         let options = try ORTSessionOptions()
         try options.setIntraOpNumThreads(threads)
-        session = try ORTSession(env: environment, modelPath: bundle.file(artifact.path).path, sessionOptions: options)
+        session = try ORTSession(env: environment, modelPath: bundle.file(artifact.model).path, sessionOptions: options)
     }
 
     /// The class map of an upright picture, at the picture's size.

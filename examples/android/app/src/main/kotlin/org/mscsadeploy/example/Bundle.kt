@@ -24,7 +24,8 @@ class Preprocess(json: JSONObject) {
 
 /** One model file of the bundle. */
 class Artifact(json: JSONObject) {
-    val path: String = json.getString("path")
+    /** ONNX Runtime's own format where the bundle has it (`deploy --mobile`), which its smaller builds need. */
+    val path: String = json.optJSONObject("mobile")?.getString("path") ?: json.getString("path")
     val precision: String = json.getString("precision")
     val portable = json.getJSONArray("requires").length() == 0
     val runnable = json.getString("kind") == "onnx" && json.getJSONArray("runtimes").strings().contains("onnxruntime")
@@ -32,6 +33,9 @@ class Artifact(json: JSONObject) {
     private val post = json.getJSONObject("postprocess")
     val output: String = post.getString("tensor")
     val upsample = post.getString("upsample") == "bilinear"
+
+    /** Whether it gives values per class, which this app takes; otherwise it ends in a class map. */
+    val valued = post.getString("decide") == "argmax"
 }
 
 /** A bundle directory in the app's files; nothing in it is used before its SHA-256 was checked. */
@@ -54,7 +58,7 @@ class Bundle(private val root: File) {
     fun choose(): Artifact {
         val order = listOf("int8", "fp16", "fp32")
         val all = manifest.getJSONArray("artifacts").objects().map(::Artifact)
-        return all.filter { it.runnable && it.portable }.minByOrNull { order.indexOf(it.precision) }
+        return all.filter { it.runnable && it.portable && it.valued }.minByOrNull { order.indexOf(it.precision) }
             ?: throw BundleException("Nothing in the bundle runs on a phone. It holds: " + all.joinToString { it.path })
     }
 
