@@ -47,6 +47,12 @@ class Capabilities:
     devices: tuple[str, ...]
     precisions: tuple[str, ...]
 
+    def obstacle(self, precision: str) -> str:
+        """Why `precision` cannot be run here, with the line that would change it; empty if it can."""
+        if not self.available:
+            return "; ".join(filter(None, (self.reason, self.how_to_install)))
+        return "" if precision in self.precisions else f"this machine cannot execute {precision} through it"
+
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:

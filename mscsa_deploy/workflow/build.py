@@ -157,7 +157,8 @@ def float_variants(runtime: str, sources: Sources, target: Target, can: Capabili
         made = Variant(
             runtime=runtime, precision=precision, artifact=artifact, settings=settings, place=place, role=role
         )
-        return _if_possible(made, can)
+        reason = can.obstacle(precision)
+        return replace(made, status="not run", reason=reason) if reason else made
 
     if runtime == "pytorch":
         for precision in wanted:
@@ -171,14 +172,6 @@ def float_variants(runtime: str, sources: Sources, target: Target, can: Capabili
         yield variant("bf16", best, place)
     if "fp16" in wanted and sources.half is not None:
         yield variant("fp16", sources.half, "model.fp16.onnx")
-
-
-def _if_possible(variant: Variant, can: Capabilities) -> Variant:
-    """The variant, marked as not run where this machine cannot execute its precision."""
-    if variant.precision in can.precisions:
-        return variant
-    reason = f"this machine cannot execute {variant.precision} through {variant.runtime}"
-    return replace(variant, status="not run", reason=reason)
 
 
 def int8_variants(

@@ -244,8 +244,5 @@ def _on(file: Contestant, runtime: str, can: Capabilities, precision: str) -> Co
     plain = precision == "fp16" and can.available and precision not in can.precisions
     arithmetic = "fp32" if plain else precision
     made = replace(file, runtime=runtime, arithmetic=arithmetic, version=can.version)
-    if not can.available:
-        return replace(made, status="not run", reason="; ".join(filter(None, (can.reason, can.how_to_install))))
-    if arithmetic not in can.precisions:
-        return replace(made, status="not run", reason=f"this machine cannot execute {arithmetic} through {runtime}")
-    return made
+    reason = can.obstacle(arithmetic)
+    return replace(made, status="not run", reason=reason) if reason else made

@@ -107,13 +107,7 @@ def variant_here(
         role=role,
     )
     implementation = RUNTIMES.load(runtime)()
-    can = implementation.probe()
-    if artifact.kind not in implementation.accepts:
-        return replace(
-            made, status="not run", reason=f"{runtime} runs built engines, and the bundle holds their source"
-        )
-    if not can.available:
-        return replace(made, status="not run", reason="; ".join(filter(None, (can.reason, can.how_to_install))))
-    if precision not in can.precisions:
-        return replace(made, status="not run", reason=f"this machine cannot execute {precision} through {runtime}")
-    return made
+    reason = implementation.probe().obstacle(precision)
+    if not reason and artifact.kind not in implementation.accepts:
+        reason = f"{runtime} runs built engines and this is their source; 'deploy' on this machine builds them"
+    return replace(made, status="not run", reason=reason) if reason else made

@@ -7,7 +7,9 @@ import pytest
 
 from mscsa_deploy.core.files import sha256_file
 from mscsa_deploy.errors import UserError
+from mscsa_deploy.runtimes.onnxruntime import OnnxRuntime
 from mscsa_deploy.runtimes.profile import read_profile
+from mscsa_deploy.runtimes.protocol import Capabilities
 from mscsa_deploy.workflow.opening import open_subject
 from mscsa_deploy.workflow.subject import SubjectRequest
 
@@ -63,3 +65,12 @@ def test_a_class_map_without_labels_may_hold_any_class_of_a_byte(opened):
 def test_another_layout_is_refused_with_what_was_expected(opened):
     with pytest.raises(UserError, match=r"takes x float32 \[1, 64, 96, 3\], expected one image: float32"):
         opened(CLASSES.replace("[1,3,64,96]", "[1,64,96,3]").replace("axis = 1", "axis = 3"))
+
+
+def test_what_cannot_run_here_says_why(opened, monkeypatch):
+    gone = Capabilities(False, "onnxruntime is not installed", "pip install onnxruntime", "", (), ())
+    monkeypatch.setattr(OnnxRuntime, "probe", lambda _: gone)
+    _, subject = opened(SEG.replace("OPSET", "18"), runtimes=("onnxruntime",))
+    assert [(each.status, each.reason) for each in subject.variants] == [
+        ("not run", "onnxruntime is not installed; pip install onnxruntime")
+    ]
