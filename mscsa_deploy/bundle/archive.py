@@ -99,7 +99,10 @@ def unpack(path: Path, directory: Path, *, force: bool = False) -> Bundle:
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror or error}") from error
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
-        raise UserError(f"'{path}' is not a valid bundle zip: {error}", hint="fetch it again") from error
+        raise UserError(
+            f"'{path}' is not a valid bundle zip: {error}",
+            hint="name a bundle directory or zip; fetch a damaged zip again",
+        ) from error
     return Bundle(directory, manifest)
 
 

@@ -125,7 +125,9 @@ def read_manifest(path: Path) -> Manifest:
         UserError: It is missing, no manifest of a bundle, from a newer version, or names unsafe paths.
     """
     if not path.is_file():
-        raise UserError(f"'{path.parent}' is no bundle: it has no {MANIFEST_NAME}")
+        raise UserError(
+            f"'{path.parent}' is no bundle: it has no {MANIFEST_NAME}", hint="name a directory that 'deploy' left"
+        )
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise UserError(f"'{path}' is larger than a manifest can be")
     return parse_manifest(path.read_bytes(), source=str(path))
