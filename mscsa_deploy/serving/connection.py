@@ -24,7 +24,8 @@ _TOO_LARGE = (
 )
 
 
-_SCRATCH_BYTES = 64 << 10
+_SCRATCH_BYTES = 128 << 10
+_END_OF_HEAD = b"\r\n\r\n"
 WHOLE_BYTES = range(1, 8 << 20)
 """Bodies of a declared length in this range are received whole; others pass the parser in pieces."""
 
@@ -38,7 +39,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def __init__(self, http: GuardedProtocol) -> None:
         self._http = http
-        self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
+        self._bytes = bytearray(_SCRATCH_BYTES)
+        self._scratch = memoryview(self._bytes)
 
     def connection_made(self, transport: Any) -> None:
         """A client has connected."""
@@ -64,10 +66,21 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """`nbytes` have come."""
-        if self._http.missing is None:
-            self._http.data_received(bytes(self._scratch[:nbytes]))
-        else:
-            self._http.body_received(nbytes)
+        http = self._http
+        if http.missing is not None:
+            http.body_received(nbytes)
+            return
+        data = self._scratch[:nbytes]
+        # The parser gets the head alone where the body is one that is received whole.
+        end = self._bytes.find(_END_OF_HEAD, 0, nbytes) + len(_END_OF_HEAD) if http.before_head else 0
+        if len(_END_OF_HEAD) <= end < nbytes:
+            http.data_received(bytes(data[:end]))
+            data = data[end:]
+            if http.missing is not None and len(data) <= len(http.missing):
+                http.missing[: len(data)] = data
+                http.body_received(len(data))
+                return
+        http.data_received(bytes(data))
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -95,6 +108,11 @@ class GuardedProtocol(HttpToolsProtocol):
         self._stop_timer()
         self._stop_send_timer()
         super().connection_lost(exc)
+
+    @property
+    def before_head(self) -> bool:
+        """Whether the next byte is the first of a head."""
+        return self._in_head and not self._head_bytes
 
     def body_received(self, size: int) -> None:
         """The first `size` bytes of `missing` have come."""

@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import queue
 import threading
 import time
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -75,8 +75,7 @@ class Pool:
         self._models = models
         self._work = work
         self._observer = observer
-        self._queue: deque[Job] = deque()
-        self._ready = threading.Condition()
+        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._closing = False
         self._seconds = 0.0
         self._busy_since: dict[int, float] = {}
@@ -97,7 +96,7 @@ class Pool:
     @property
     def waiting(self) -> int:
         """Requests in the queue."""
-        return len(self._queue)
+        return self._queue.qsize()
 
     @property
     def stalled(self) -> bool:
@@ -107,12 +106,13 @@ class Pool:
 
     def admit(self, deadline: float) -> None:
         """Raise `Refusal` if a request would find the queue full, or not be answered by `deadline`."""
-        if not self._queue and len(self._busy_since) < len(self._models):
+        waiting = self._queue.qsize()
+        if not waiting and len(self._busy_since) < len(self._models):
             return
-        expected = (len(self._queue) + len(self._busy_since)) * self._seconds / len(self._models)
-        full = len(self._queue) >= self._limit
+        expected = (waiting + len(self._busy_since)) * self._seconds / len(self._models)
+        full = waiting >= self._limit
         if full or time.monotonic() + _CAUTION * (expected + self._seconds) > deadline:
-            why = f"{len(self._queue)} requests are waiting" if full else "the deadline would pass in the queue"
+            why = f"{waiting} requests are waiting" if full else "the deadline would pass in the queue"
             pause = max(1, math.ceil(expected))
             raise Refusal(503, f"the server is busy: {why}; try again later", retry_after=pause, reason="overload")
 
@@ -125,17 +125,15 @@ class Pool:
         self.admit(deadline)
         loop = asyncio.get_running_loop()
         job = Job(call, loop.create_future(), loop, time.monotonic(), deadline)
-        with self._ready:
-            assert not self._closing, "requests go to the pool that is in place"
-            self._queue.append(job)
-            self._ready.notify()
+        assert not self._closing, "requests go to the pool that is in place"
+        self._queue.put(job)
         return job.future
 
     def close(self) -> None:
         """Finish what was accepted, then release the sessions; blocks."""
-        with self._ready:
-            self._closing = True
-            self._ready.notify_all()
+        self._closing = True
+        for _ in self._threads:
+            self._queue.put(None)
         for thread in self._threads:
             thread.join()
         for model in self._models:
@@ -161,21 +159,25 @@ class Pool:
         A worker that had to wait for work waits no longer: only one that finds requests queued, because all were
         busy, gives the others of a batch their time to come.
         """
-        with self._ready:
-            delay = self._work.batch_delay_ms / 1e3
-            while not self._queue:
-                if self._closing:
-                    return []
-                self._ready.wait()
-                delay = 0.0
-            jobs = [self._queue.popleft()]
-            until = time.monotonic() + delay
-            while len(jobs) < self._batch:
-                if self._queue:
-                    jobs.append(self._queue.popleft())
-                elif self._closing or not self._ready.wait(until - time.monotonic()):
-                    break
-            return jobs
+        delay = self._work.batch_delay_ms / 1e3
+        try:
+            job = self._queue.get_nowait()
+        except queue.Empty:
+            job, delay = self._queue.get(), 0.0
+        jobs: list[Job] = []
+        until = time.monotonic() + delay
+        while job is not None:
+            jobs.append(job)
+            if len(jobs) == self._batch:
+                return jobs
+            try:
+                job = self._queue.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                return jobs
+        if jobs:
+            # The sign to close is for the time after these.
+            self._queue.put(None)
+        return jobs
 
     def _serve(self, model: ServedModel, jobs: Sequence[Job]) -> None:
         ready: list[tuple[Job, Prepared]] = []
