@@ -175,6 +175,7 @@ def load(
     precision: str | None = None,
     threads: int | None = None,
     cache: Path | None = None,
+    values: bool = False,
 ) -> Runner:
     """Open a bundle with the artefact that suits this machine.
 
@@ -187,6 +188,7 @@ def load(
         precision: Only this one: ``"fp32"``, ``"fp16"``, ``"bf16"`` or ``"int8"``.
         threads: Compute threads; by default as many as it was measured with.
         cache: Directory where the runtime may keep what it compiled, to load sooner the next time.
+        values: Rather an artefact that answers with values per class than one that answers with class maps.
 
     Raises:
         UserError: It is no bundle, a file of it was changed, or a name is unknown.
@@ -194,7 +196,7 @@ def load(
     """
     opened = bundle if isinstance(bundle, Bundle) else read_bundle(Path(bundle))
     _check_resize(opened.manifest)
-    chosen = select(opened, runtime=runtime, precision=precision)
+    chosen = select(opened, runtime=runtime, precision=precision, values=values)
     if missing := missing_isa(chosen.entry):
         warnings.warn(
             f"'{chosen.entry.path}' requires {', '.join(missing)}, which this processor lacks: "

@@ -34,7 +34,9 @@ class Candidate:
         return f"{self.entry.path} on {self.runtime} in {self.precision}"
 
 
-def select(bundle: Bundle, *, runtime: str | None = None, precision: str | None = None) -> Candidate:
+def select(
+    bundle: Bundle, *, runtime: str | None = None, precision: str | None = None, values: bool = False
+) -> Candidate:
     """The artefact of `bundle` to run here, with its runtime and precision.
 
     What the bundle recommends is taken where this machine can run it, then whatever was fastest when the
@@ -44,6 +46,7 @@ def select(bundle: Bundle, *, runtime: str | None = None, precision: str | None 
         bundle: A verified bundle.
         runtime: Only this one.
         precision: Only this one.
+        values: Rather values per class than a class map, where the bundle holds a network in both forms.
 
     Raises:
         UserError: A name is unknown.
@@ -52,7 +55,8 @@ def select(bundle: Bundle, *, runtime: str | None = None, precision: str | None 
     # Sorting keeps the order of preference among those whose instructions are there. Asking a runtime imports
     # its library, so that none after the first that can run is asked.
     reasons: list[str] = []
-    for candidate in sorted(_wanted(bundle, runtime, precision), key=lambda each: bool(missing_isa(each.entry))):
+    wanted = _wanted(bundle, runtime, precision, values=values)
+    for candidate in sorted(wanted, key=lambda each: bool(missing_isa(each.entry))):
         reason = _obstacle(candidate)
         if not reason:
             return candidate
@@ -60,18 +64,44 @@ def select(bundle: Bundle, *, runtime: str | None = None, precision: str | None 
     raise UnsupportedError("nothing in the bundle can run on this machine", hint="; ".join(reasons))
 
 
-def candidates(manifest: Manifest) -> tuple[Candidate, ...]:
-    """Every way to run the bundle, the preferred one first."""
+def twin_of(entry: ArtifactEntry, manifest: Manifest) -> ArtifactEntry | None:
+    """The artefact that is the same network as `entry`, a class map, without its upsampling and argmax."""
+    if entry.postprocess.output != "classmap":
+        return None
+    alike = [
+        other
+        for other in manifest.artifacts
+        if other.postprocess.output == "logits"
+        and (other.precision, other.recipe) == (entry.precision, entry.recipe)
+        and set(other.runtimes) & set(entry.runtimes)
+    ]
+    # The form made for the same devices, where there is one beside the form for any.
+    return max(alike, key=lambda other: other.profile == entry.profile, default=None)
+
+
+def candidates(manifest: Manifest, *, values: bool = True) -> tuple[Candidate, ...]:
+    """Every way to run the bundle, the preferred one first.
+
+    A network with its tail in the graph is shipped where that is faster, so it stands right before the same
+    network without, or right behind it where `values` per class are wanted.
+    """
     found: dict[tuple[str, str, str], Candidate] = {}
     for entry in manifest.artifacts:
         for measured in entry.measurements:
-            if measured.status in ("ok", "built, not run") and measured.boundary == "core":
+            told = measured.boundary == "core" or entry.postprocess.output == "classmap"
+            if measured.status in ("ok", "built, not run") and told:
                 key = (entry.path, measured.runtime, measured.precision)
                 found.setdefault(key, Candidate(entry, measured.runtime, measured.precision, measured))
         for name in entry.runtimes:
             key = (entry.path, name, entry.precision)
             found.setdefault(key, Candidate(entry, name, entry.precision, None))
-    return tuple(sorted(found.values(), key=lambda candidate: _preference(candidate, manifest.recommended)))
+
+    def rank(candidate: Candidate) -> tuple[Any, ...]:
+        twin = twin_of(candidate.entry, manifest)
+        same = found.get((twin.path, candidate.runtime, candidate.precision)) if twin else None
+        return (*_preference(same or candidate, manifest.recommended), (same is not None) == values)
+
+    return tuple(sorted(found.values(), key=rank))
 
 
 def missing_isa(entry: ArtifactEntry) -> tuple[str, ...]:
@@ -100,7 +130,7 @@ def _preference(candidate: Candidate, choice: Choice | None) -> tuple[Any, ...]:
     )
 
 
-def _wanted(bundle: Bundle, runtime: str | None, precision: str | None) -> list[Candidate]:
+def _wanted(bundle: Bundle, runtime: str | None, precision: str | None, *, values: bool) -> list[Candidate]:
     if runtime is not None:
         if runtime not in RUNTIMES:
             raise unknown_name("runtime", runtime, RUNTIMES)
@@ -109,7 +139,7 @@ def _wanted(bundle: Bundle, runtime: str | None, precision: str | None) -> list[
         raise unknown_name("precision", precision, PRECISIONS)
     found = [
         candidate
-        for candidate in candidates(bundle.manifest)
+        for candidate in candidates(bundle.manifest, values=values)
         if runtime in (None, candidate.runtime) and precision in (None, candidate.precision)
     ]
     if not found:

@@ -27,6 +27,11 @@ from mscsa_deploy.cli.terminal import Terminal, command_line, common_options
 )
 @click.option("--max-drop", type=float, help="Largest accepted INT8 drop in points (default 0.5 mIoU, 0.3 top-1).")
 @click.option("--require-int8", is_flag=True, help="Fail unless an INT8 artefact is within budget and faster.")
+@click.option(
+    "--output",
+    type=click.Choice(["logits", "classmap"]),
+    help="Segmentation files end in logits (and in class maps where that is faster), or in class maps only.",
+)
 @click.option("--mobile", is_flag=True, help="Also make .ort files for phones, and say which accelerators fit.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @output_options

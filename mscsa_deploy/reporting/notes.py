@@ -27,6 +27,8 @@ def method(report: Report) -> dict[str, str]:
         notes["Agree"] = "percent of decisions that equal those of the FP32 reference on the same images."
     if any(row.latency_ms is not None for row in rows):
         notes["Latency"] = _latency(rows)
+    if tails := _tails(rows):
+        notes["Picture to class map"] = tails
     if any(row.speedup_vs_fp32 is not None for row in rows):
         notes["Speed-up"] = (
             "median latency of pinned FP32 of the plain export on the same runtime, over this row's; both were "
@@ -50,6 +52,21 @@ def _latency(rows: tuple[Row, ...]) -> str:
     if any(row.stable is False for row in rows):
         text += f" '{UNSTABLE.strip()}' marks a row whose latency did not settle on this machine."
     return text
+
+
+def _tails(rows: tuple[Row, ...]) -> str:
+    """Which artefacts make the class map inside the graph, and in which form; empty if none does."""
+    forms: dict[str, str] = {}
+    for row in rows:
+        if row.boundary == "end_to_end" and "tail" in row.details:
+            forms[f"{runtime_title(row.runtime)} {precision(row)}"] = row.details["tail"]["form"]
+    if not forms:
+        return ""
+    return (
+        "upsampling and argmax run inside the graph, in the form that was fastest when measured on this device, for "
+        f"{', '.join(f'{name} ({form})' for name, form in forms.items())}; for all others behind it, in the light "
+        "runner. Both give the same classes but for ties up to rounding."
+    )
 
 
 def model_facts(report: Report) -> dict[str, str]:

@@ -202,7 +202,13 @@ class Repository:
         try:
             while not models or len(models) < work.sessions(models[0].runner.threads):
                 runner = load(
-                    opened, runtime=work.runtime, precision=work.precision, threads=work.threads, cache=_cache()
+                    opened,
+                    runtime=work.runtime,
+                    precision=work.precision,
+                    threads=work.threads,
+                    cache=_cache(),
+                    # A request may ask for probabilities.
+                    values=True,
                 )
                 models.append(ServedModel(runner, max_pixels=limits.pixels, max_batch=work.max_batch))
                 models[-1].warm_up()

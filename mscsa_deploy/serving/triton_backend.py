@@ -27,7 +27,7 @@ class TritonPythonModel:
         self._vendor: Any = vendor
         self._outputs = [item["name"] for item in json.loads(args["model_config"])["output"]]
         place = Path(args["model_repository"]) / args["model_version"] / "bundle"
-        self._model = ServedModel(load(read_bundle(place)), max_pixels=Limits().pixels, max_batch=1)
+        self._model = ServedModel(load(read_bundle(place), values=True), max_pixels=Limits().pixels, max_batch=1)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response per request."""

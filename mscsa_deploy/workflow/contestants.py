@@ -205,13 +205,14 @@ def _ways(file: Contestant, named: Sequence[str] | None) -> Iterator[Contestant]
 
 def _of_bundle(path: Path, named: Sequence[str] | None) -> Iterator[Contestant]:
     """Every artefact of the bundle in each way it was measured, or may be run."""
+    from mscsa_deploy.bundle.selection import twin_of
     from mscsa_deploy.bundle.store import read_bundle
     from mscsa_deploy.runtimes import RUNTIMES
 
     bundle = read_bundle(path)
     manifest = bundle.manifest
     hashes = {file.path: file.sha256 for file in manifest.files}
-    for entry in manifest.artifacts:
+    for entry in (entry for entry in manifest.artifacts if twin_of(entry, manifest) is None):
         file = Contestant(
             label=entry.path,
             path=bundle.file(entry.path),

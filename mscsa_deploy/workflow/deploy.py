@@ -104,6 +104,7 @@ def run_deploy(request: DeployRequest, out: Path, *, force: bool = False, progre
             need_tools()
     with stages.stage("checkpoint") as note:
         prepared = prepare(request)
+        request, prepared = _boundary(request, prepared)
         note.detail = prepared.fit.layout if prepared.fit else f"random weights, seed {prepared.random_weights}"
     target = Target(plan.profile, request.threads or plan.profile.threads)
     job = _Job(request, plan, prepared, target, stages, progress)
@@ -111,6 +112,7 @@ def run_deploy(request: DeployRequest, out: Path, *, force: bool = False, progre
     sources = _export(job)
     _build(job, sources)
     scores = _score(job)
+    _tails(job)
     mobile = _mobile(job, sources)
     with tempfile.TemporaryDirectory(prefix="mscsa-deploy-") as folder:
         rows = _measure(job, sources.optimized.inputs[0], Path(folder))
@@ -130,6 +132,21 @@ def run_deploy(request: DeployRequest, out: Path, *, force: bool = False, progre
             mobile=mobile,
         )
         return finish(results, out=out, force=force)
+
+
+def _boundary(request: DeployRequest, prepared: Prepared) -> tuple[DeployRequest, Prepared]:
+    """Class maps are made from files of logits, which is what everything is built and judged on.
+
+    Raises:
+        UserError: The task has no such output.
+    """
+    from mscsa_deploy.export.recipe import changed, check_output
+
+    output = request.output or prepared.recipe.output
+    check_output(output, prepared.recipe.task)
+    if output not in ("logits", "classmap"):
+        return request, prepared
+    return replace(request, output=output), replace(prepared, recipe=changed(prepared.recipe, output="logits"))
 
 
 def _open_images(job: _Job) -> None:
@@ -228,6 +245,20 @@ def _score(job: _Job) -> list[Evaluation | None]:
         note.detail = f"{len(scores)} artefacts on {len(job.images['evaluation'])} images"
         note.detail += f", {kept} of them from an earlier run" if kept else ""
     return [score for _, score in scored]
+
+
+def _tails(job: _Job) -> None:
+    """Class-map files where a tail inside the graph is faster than the light runner's own."""
+    from mscsa_deploy.workflow.tailed import with_tails
+
+    images = job.images["validation"]
+    if job.prepared.task != "seg" or job.prepared.recipe.output != "logits" or job.prepared.recipe.batch != 1:
+        return
+    with job.stages.stage("tails") as note:
+        profile, only = job.plan.profile, job.request.output == "classmap"
+        smoke = job.request.preset == "smoke"
+        made = with_tails(job.variants, images, profile, only=only, smoke=smoke, progress=job.progress)
+        job.variants, note.detail = list(made.variants), str(made)
 
 
 def _mobile(job: _Job, sources: Sources) -> tuple[MobileFiles, ...]:

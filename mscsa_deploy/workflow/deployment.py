@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mscsa_deploy.core.artifact import Artifact
 from mscsa_deploy.core.report import Boundary, Report, Row, StageRecord
@@ -59,6 +59,8 @@ class DeployRequest(ModelRequest):
         evaluation_images: At most so many evaluation images; None for all.
         calibration_images: At most so many calibration images; None for what the recipe asks for.
         mobile: Whether to make files for phones as well.
+        output: ``"classmap"`` ships files that end in the class map instead of files of logits, ``"logits"`` both
+            where a class map inside the graph is faster; the recipe's if None.
         command: The command line, for the report.
     """
 
@@ -74,6 +76,7 @@ class DeployRequest(ModelRequest):
     evaluation_images: int | None = None
     calibration_images: int | None = None
     mobile: bool = False
+    output: Literal["logits", "classmap"] | None = None
     command: str = ""
 
 

@@ -47,7 +47,9 @@ def _place_files(results: Results, work: Path) -> None:
     # A temporary directory is private; its copy is as readable as the rest of the bundle.
     (work / "samples").chmod(0o755)
     places = {"model.onnx": results.model.path}
-    places |= {v.place: v.shipped.path for v in results.variants if v.place and v.status != "failed"}
+    for variant in results.variants:
+        if variant.status != "failed":
+            places |= {place: artifact.path for place, artifact in variant.places.items()}
     for files in results.mobile:
         places |= files.places
     for place, source in places.items():

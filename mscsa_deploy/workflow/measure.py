@@ -119,7 +119,7 @@ def _specs(variants: Sequence[Variant], plan: Measurement) -> tuple[list[tuple[i
         for boundary in plan.boundaries:
             if variant.status == "ok":
                 keys.append((position, boundary))
-                specs.append(_spec(variant, plan, core if boundary == "core" else encoded))
+                specs.append(_spec(variant.at(boundary), plan, core if boundary == "core" else encoded))
     return keys, specs
 
 

@@ -63,6 +63,7 @@ def open_subject(
 
 
 def _bundle(path: Path, ask: SubjectRequest, profile: DeviceProfile) -> Subject:
+    from mscsa_deploy.bundle.selection import twin_of
     from mscsa_deploy.bundle.store import read_bundle
 
     bundle = read_bundle(path)
@@ -75,7 +76,12 @@ def _bundle(path: Path, ask: SubjectRequest, profile: DeviceProfile) -> Subject:
         preprocess=manifest.preprocess,
         declared=TensorSpec(tensor.name, tensor.dtype, tensor.shape),
         variants=_with_one_reference(
-            [variant for entry in manifest.artifacts for variant in _of_entry(bundle, entry, ask, profile)]
+            [
+                variant
+                for entry in manifest.artifacts
+                if twin_of(entry, manifest) is None
+                for variant in _of_entry(bundle, entry, ask, profile)
+            ]
         ),
         labels=manifest.labels,
         params=manifest.model.params or 0,

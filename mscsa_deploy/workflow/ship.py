@@ -84,8 +84,9 @@ def artifact_entries(report: Report, results: Results) -> tuple[ArtifactEntry, .
     """One entry per shipped file, with what every row that ran it measured."""
     by_place: dict[str, list[Variant]] = {"model.onnx": []}
     for variant in results.variants:
-        if variant.place and variant.status != "failed":
-            by_place.setdefault(variant.place, []).append(variant)
+        if variant.status != "failed":
+            for place in variant.places:
+                by_place.setdefault(place, []).append(variant)
     return tuple(_entry(place, variants, report, results) for place, variants in by_place.items())
 
 
@@ -93,7 +94,8 @@ def _entry(place: str, variants: Sequence[Variant], report: Report, results: Res
     from mscsa_deploy.bundle.manifest import ArtifactEntry, LeftFloat, Postprocess, Tensor
 
     recipe, made = results.prepared.recipe, variants[0] if variants else None
-    artifact = made.shipped if made else results.model
+    artifact = made.places[place] if made else results.model
+    output = "classmap" if made and place == made.answer_place else recipe.output
     runtimes = tuple(dict.fromkeys(variant.runtime for variant in variants)) or ANY_RUNTIME
     return ArtifactEntry(
         path=place,
@@ -106,7 +108,7 @@ def _entry(place: str, variants: Sequence[Variant], report: Report, results: Res
         inputs=tuple(Tensor.of(spec) for spec in artifact.inputs),
         outputs=tuple(Tensor.of(spec) for spec in artifact.outputs),
         postprocess=Postprocess.of(
-            recipe.task, recipe.output, tensor=artifact.outputs[0].name, stride=recipe.spec.output_stride or 1
+            recipe.task, output, tensor=artifact.outputs[0].name, stride=recipe.spec.output_stride or 1
         ),
         recipe=made.recipe if made else "",
         left_float=tuple(

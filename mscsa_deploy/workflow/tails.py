@@ -121,6 +121,7 @@ def decide_tail(
     profile: DeviceProfile,
     *,
     outside: bool = False,
+    smoke: bool = False,
     progress: Progress = silent,
 ) -> TailDecision:
     """The fastest of `forms` behind `logits`, from the cache when the same was measured here before.
@@ -131,6 +132,7 @@ def decide_tail(
         images: Pictures to measure on.
         profile: The class of device.
         outside: Also try the light runner's own upsampling and argmax.
+        smoke: Only show that it runs.
         progress: Told about every block.
 
     Raises:
@@ -140,6 +142,7 @@ def decide_tail(
     from mscsa_deploy.runtimes import RUNTIMES
     from mscsa_deploy.timing.plan import preset
 
+    settings = preset("smoke") if smoke else preset("quick", **TAIL_PRESET)
     parts = {
         "logits": logits.artifact.sha256,
         "forms": list(forms),
@@ -147,7 +150,7 @@ def decide_tail(
         "settings": {"runtime": logits.runtime, "threads": logits.settings.threads, **logits.settings.options},
         "version": RUNTIMES.load(logits.runtime)().probe().version,
         "environment": read_environment().fingerprint(),
-        "preset": TAIL_PRESET,
+        "preset": to_plain(settings),
         "preprocess": to_plain(images.preprocess),
     }
 
@@ -156,7 +159,7 @@ def decide_tail(
         group=f"tails of {logits.artifact.path.stem}",
         images=images,
         boundaries=("end_to_end",),
-        preset=preset("quick", **TAIL_PRESET),
+        preset=settings,
         profile=profile.name,
         threads=threads,
         affinity=profile.cores(threads),

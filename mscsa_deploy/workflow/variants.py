@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from mscsa_deploy.core.artifact import Artifact
-from mscsa_deploy.core.report import Status
+from mscsa_deploy.core.report import Boundary, Status
 
 if TYPE_CHECKING:
     from mscsa_deploy.calibration.quantizer import LeftFloat
@@ -27,6 +27,10 @@ class Variant:
         place: Path of the shipped file inside the bundle; empty when it is measured but not shipped.
         source: The file that is shipped instead of `artifact`: the ONNX file that a TensorRT engine was built
             from. Engines are large and bound to a library version, so they are built where they run.
+        answering: The same network with upsampling and argmax inside the graph: what is measured from picture to
+            class map, and shipped beside `artifact`. None where the light runner's own is faster, or there is none.
+        answer_place: Path of `answering` inside the bundle.
+        only_answer: Whether `answering` is shipped instead of `artifact`.
         role: What it is to the other rows of its runtime: the plain FP32 export, or the optimized one.
         recipe: Name of the calibration recipe; empty for float.
         left_float: What an INT8 artefact still computes in float.
@@ -45,6 +49,9 @@ class Variant:
     settings: SessionSettings
     place: str = ""
     source: Artifact | None = None
+    answering: Artifact | None = None
+    answer_place: str = ""
+    only_answer: bool = False
     role: Role = ""
     recipe: str = ""
     left_float: tuple[LeftFloat, ...] = ()
@@ -60,6 +67,19 @@ class Variant:
     def shipped(self) -> Artifact:
         """The file that goes into the bundle."""
         return self.source or self.artifact
+
+    @property
+    def places(self) -> dict[str, Artifact]:
+        """What of it is shipped, by path inside the bundle."""
+        found = {} if self.only_answer or not self.place else {self.place: self.shipped}
+        return found | ({self.answer_place: self.answering} if self.answering else {})
+
+    def at(self, boundary: Boundary) -> Variant:
+        """What runs at `boundary`: from picture to answer the class-map file, where there is one."""
+        if self.answering is None:
+            return self
+        place = self.answer_place if self.only_answer or boundary == "end_to_end" else self.place
+        return replace(self, artifact=self.answering if boundary == "end_to_end" else self.artifact, place=place)
 
     @property
     def label(self) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mscsa_deploy.bundle.archive import pack
-from mscsa_deploy.bundle.manifest import Choice
-from mscsa_deploy.bundle.selection import candidates
+from mscsa_deploy.bundle.manifest import Choice, Postprocess, Tensor
+from mscsa_deploy.bundle.selection import candidates, twin_of
 from mscsa_deploy.bundle.store import Bundle, write_bundle
 from mscsa_deploy.errors import SpecError, UnsupportedError, UserError
 from mscsa_deploy.runner import load
@@ -51,7 +51,6 @@ def test_predict_path_bytes_and_pixels_agree(bundle, tiny, tmp_path):
 
 
 def test_pixels_in_and_a_class_map_out_give_the_same_answer(bundle, tiny, tmp_path):
-    from mscsa_deploy.bundle.manifest import Postprocess, Tensor
     from mscsa_deploy.graphs.check import read_model, to_bytes
     from mscsa_deploy.graphs.pixels import take_pixels
     from mscsa_deploy.graphs.tail.files import write_with_tail
@@ -75,6 +74,30 @@ def test_pixels_in_and_a_class_map_out_give_the_same_answer(bundle, tiny, tmp_pa
     for runtime in ("onnxruntime", "openvino"):
         with load(whole, runtime=runtime) as runner:
             np.testing.assert_array_equal(runner.predict(tiny.scene()).class_map, wanted)
+
+
+def test_class_map_file_runs_unless_values_are_wanted(bundle, tiny):
+    classes = (Tensor(name="classmap", dtype="uint8", shape=(1, 64, 64)),)
+    post = Postprocess.of("seg", "classmap", tensor="classmap")
+    whole = tiny.entry(
+        "onnxruntime/some/model.classmap.onnx",
+        runtimes=("onnxruntime",),
+        measurements=(tiny.measurement("onnxruntime", 9.0, boundary="end_to_end"),),
+    )
+    whole = msgspec.structs.replace(whole, outputs=classes, postprocess=post)
+    manifest = bundle.manifest
+    both = msgspec.structs.replace(manifest, artifacts=(*manifest.artifacts, whole))
+
+    assert twin_of(whole, both) == manifest.artifacts[0]
+    assert twin_of(manifest.artifacts[0], both) is None
+    first, second, *_ = candidates(both, values=False)
+    assert [each.entry.path for each in (first, second)] == [whole.path, "model.onnx"]
+    assert first.measured.boundary == "end_to_end"
+    first, second, *_ = candidates(both)
+    assert [each.entry.path for each in (first, second)] == ["model.onnx", whole.path]
+    tuned = tiny.entry("onnxruntime/some/model.fp32.onnx", runtimes=("onnxruntime",))
+    here = [msgspec.structs.replace(each, profile="some") for each in (whole, tuned)]
+    assert twin_of(here[0], msgspec.structs.replace(both, artifacts=(*manifest.artifacts, *here))) == here[1]
 
 
 def test_predict_classifies_with_labels_and_probabilities(tiny, tmp_path, runtime):

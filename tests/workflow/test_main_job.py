@@ -53,6 +53,21 @@ def test_deploy_reports_each_artifact_at_both_boundaries(deployed):
             assert {(runtime, precision, "core"), (runtime, precision, "end_to_end")} <= measured
 
 
+def test_deploy_measures_tails_and_says_which_one_each_runtime_gets(deployed):
+    out = deployed[1]
+    report = read_report(out / "report.json")
+    (stage,) = [stage for stage in report.stages if stage.name == "tails"]
+    assert "onnxruntime: " in stage.detail
+    assert "openvino: " in stage.detail
+    manifest = json.loads((out / "manifest.json").read_text())
+    for entry in manifest["artifacts"]:
+        whole = entry["path"].endswith((".classmap.onnx", ".classmap.xml"))
+        assert entry["postprocess"]["output"] == ("classmap" if whole else "logits")
+        assert {each["boundary"] for each in entry["measurements"]} <= (
+            {"end_to_end"} if whole else {"core", "end_to_end"}
+        )
+
+
 def test_deploy_pins_fp32_and_reads_it_back(deployed):
     rows = read_report(deployed[1] / "report.json").rows
     fp32 = [row for row in rows if row.precision == "fp32" and row.status == "ok"]

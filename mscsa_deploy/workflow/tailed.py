@@ -1,0 +1,161 @@
+"""Class-map files of a deployment: where a tail inside the graph beats the light runner's, it is shipped."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from mscsa_deploy.core.artifact import Artifact, MadeBy
+from mscsa_deploy.core.progress import Progress, silent
+from mscsa_deploy.core.tensors import TensorSpec
+from mscsa_deploy.errors import DeployError, StageError
+from mscsa_deploy.workflow.cache import cached, located, relative
+from mscsa_deploy.workflow.tails import OUTSIDE, TailCheck, TailDecision, check_tail, decide_tail
+
+if TYPE_CHECKING:
+    from mscsa_deploy.runtimes.profile import DeviceProfile
+    from mscsa_deploy.workflow.evaluate import ImageSet
+    from mscsa_deploy.workflow.variants import Variant
+
+logger = logging.getLogger(__name__)
+
+RUNTIMES_WITH_TAILS = ("onnxruntime", "openvino")
+# The best form of each kind on every CPU measured (benchmarks/results/tails__*.json); trying all takes minutes.
+FORMS = ("cells", "pruned", "strips_first")
+CHECK_IMAGES = 4
+# In bf16 a runtime rounds logits where they leave the graph and not where they go on, so that maps differ by more
+# than near-ties of float32; so many pixels may.
+MOST_ROUNDED = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Tailed:
+    """The variants with their class-map files, and what was found.
+
+    Args:
+        variants: As they came, some with `answering` set.
+        decisions: By runtime.
+    """
+
+    variants: tuple[Variant, ...]
+    decisions: dict[str, TailDecision]
+
+    def __str__(self) -> str:
+        return "; ".join(
+            f"{runtime}: {found.form} ("
+            + ", ".join(f"{form} {ms:.1f} ms" for form, ms in sorted(found.scores_ms.items(), key=lambda each: each[1]))
+            + ")"
+            for runtime, found in self.decisions.items()
+        )
+
+
+def with_tails(
+    variants: Sequence[Variant],
+    images: ImageSet,
+    profile: DeviceProfile,
+    *,
+    only: bool = False,
+    smoke: bool = False,
+    progress: Progress = silent,
+) -> Tailed:
+    """Give each shipped variant a class-map file with the tail that is fastest on its runtime.
+
+    The form is measured behind the runtime's optimized FP32 file, beside the light runner's own upsampling and
+    argmax; where that wins, nothing is added. A class map that differs from the plain one in more than near-ties
+    is not shipped, and the variant says so.
+
+    Args:
+        variants: Everything that was built; only segmentation with batch 1 is looked at.
+        images: Pictures to measure and check on.
+        profile: The class of device.
+        only: Ship the class-map files instead of the files of logits, whichever is faster.
+        smoke: Only show that it runs.
+        progress: Told about the work.
+
+    Raises:
+        StageError: Nothing could be measured.
+    """
+    made = list(variants)
+    decisions: dict[str, TailDecision] = {}
+    for runtime in RUNTIMES_WITH_TAILS:
+        ours = [place for place, each in enumerate(made) if each.runtime == runtime and each.status == "ok"]
+        best = next((made[place] for place in ours if made[place].role == "optimised_fp32"), None)
+        if best is None:
+            continue
+        decision = decide_tail(best, FORMS, images, profile, outside=not only, smoke=smoke, progress=progress)
+        decisions[runtime] = decision
+        if decision.form == OUTSIDE:
+            continue
+        for place in ours:
+            if made[place].place:
+                made[place] = _tailed(made[place], decision, images, profile.name, only=only, progress=progress)
+    return Tailed(tuple(made), decisions)
+
+
+def _tailed(
+    variant: Variant, decision: TailDecision, images: ImageSet, profile: str, *, only: bool, progress: Progress
+) -> Variant:
+    """`variant` with its class-map file; as it was, with a note, if the file is not exact enough or does not run."""
+    size = (images.preprocess.height, images.preprocess.width)
+    progress(0, 1, f"class map of {variant.label}")
+    try:
+        answering = tail_cached(variant.artifact, decision.form, size)
+        tensors = [images.input(index) for index in range(min(CHECK_IMAGES, len(images)))]
+        check = check_tail(variant.artifact.path, answering.path, variant.runtime, variant.settings, tensors)
+        _require(variant, check, decision.form)
+    except DeployError as error:
+        logger.warning("%s: no class map inside the graph: %s", variant.label, error)
+        return replace(variant, notes=(*variant.notes, f"no class map inside the graph: {error}"))
+    counts = {"pixels": check.pixels, "different": check.different, "ties": check.ties}
+    tail = {"form": decision.form, "scores_ms": decision.scores_ms, **counts}
+    file = f"{PurePosixPath(variant.place).stem}.classmap{answering.path.suffix}"
+    return replace(
+        variant,
+        answering=answering,
+        answer_place=f"{variant.runtime}/{profile}/{file}",
+        only_answer=only,
+        details={**variant.details, "tail": tail},
+    )
+
+
+def _require(variant: Variant, check: TailCheck, form: str) -> None:
+    options = variant.settings.options
+    if "bf16" in (variant.precision, options.get("float_precision")):
+        if check.different > MOST_ROUNDED * check.pixels:
+            raise StageError("tail", form, f"{check.different} of {check.pixels} pixels differ in bf16")
+    else:
+        check.require(form)
+
+
+def tail_cached(logits: Artifact, form: str, size: tuple[int, int]) -> Artifact:
+    """`logits` (ONNX, or OpenVINO's own format) with a tail, from the cache when the same was made before.
+
+    Args:
+        logits: A file of logits.
+        form: A name of `graphs.tail.forms.TAIL_FORMS`.
+        size: Height and width of the class map.
+    """
+
+    def make(folder: Path) -> Artifact:
+        path = folder / f"{logits.path.stem}.classmap{logits.path.suffix}"
+        if logits.kind == "onnx":
+            from mscsa_deploy.export.endings import with_tail
+
+            return relative(with_tail(logits, form, path), folder)
+        from mscsa_deploy.runtimes.openvino_tail import write_ir_with_tail
+
+        write_ir_with_tail(logits.path, form, size, path)
+        classes = logits.outputs[0].shape[1]
+        answer = TensorSpec("classmap", "uint8" if classes <= 256 else "uint16", (1, *size))
+        made_by = MadeBy("tail", {"form": form}, parent=logits.sha256, tools=logits.made_by.tools)
+        made = Artifact.of(
+            path, kind=logits.kind, precision=logits.precision, inputs=logits.inputs, outputs=(answer,), made_by=made_by
+        )
+        return relative(made, folder)
+
+    parts = {"logits": logits.sha256, "form": form, "size": size, "tools": logits.made_by.tools}
+    folder, made = cached("tail_file", parts, Artifact, make)
+    return located(made, folder)
