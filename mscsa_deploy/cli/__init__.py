@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import sys
@@ -12,9 +13,12 @@ from typing import NoReturn
 import click
 
 from mscsa_deploy.cli.app import app
-from mscsa_deploy.errors import DeployError
+from mscsa_deploy.core.files import CACHE_VARIABLE
+from mscsa_deploy.errors import DeployError, StageError
 
 INTERRUPTED = 130
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+ROOM = f"free some space and rerun; {CACHE_VARIABLE} moves what is kept between runs"
 
 
 def main() -> NoReturn:
@@ -41,6 +45,9 @@ def run(arguments: list[str]) -> int:  # noqa: PLR0911 - one return per kind of 
         sys.stderr.close()
         return 0
     except Exception as error:  # noqa: BLE001 - the process edge: anything unforeseen is a bug of ours
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            full = StageError("write", str(error.filename or "the disk"), error.strerror or str(error), hint=ROOM)
+            return _tell(full.kind, full.message, full.hint, full.exit_code, as_json=as_json)
         return _tell_bug(error, as_json=as_json)
     return code if isinstance(code, int) else 0
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 
 import click
 
 from mscsa_deploy.cli.options import INPUT_FILE, OUTPUT_DIRECTORY
-from mscsa_deploy.cli.terminal import Terminal, common_options
+from mscsa_deploy.cli.terminal import Terminal, command_line, common_options
 
 
 @click.command("run")
@@ -35,8 +33,7 @@ def command(terminal: Terminal, path: Path, out: Path | None, *, force: bool) ->
         terminal.note(f"note: other versions than then: {', '.join(others)}")
     place = out or _again(path)
     with terminal.progress() as progress:
-        line = shlex.join(["mscsa-deploy", *sys.argv[1:]])
-        finished = run_resolved(resolved, place, command=line, force=force, progress=progress)
+        finished = run_resolved(resolved, place, command=command_line(), force=force, progress=progress)
     terminal.document(finished.report)
     from mscsa_deploy.reporting.console import render
 

@@ -43,12 +43,22 @@ def cache_root() -> Path:
     """Where work in progress and measured results are kept between runs.
 
     The environment variable ``MSCSA_DEPLOY_CACHE`` moves it.
+
+    Raises:
+        UserError: It cannot be made.
     """
-    if place := os.environ.get(CACHE_VARIABLE):
-        return Path(place)
     from platformdirs import user_cache_path
 
-    return user_cache_path("mscsa-deploy")
+    named = os.environ.get(CACHE_VARIABLE)
+    place = Path(named) if named else user_cache_path("mscsa-deploy")
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the cache directory '{place}' cannot be made: {error.strerror}",
+            hint=f"set {CACHE_VARIABLE} to a directory that can be written",
+        ) from error
+    return place
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import resource
 import subprocess
@@ -164,6 +165,18 @@ def test_a_bug_is_one_document_with_json(cli):
     outcome = cli("doctor", "--json")
     assert outcome.json["error"]["kind"] == "bug"
     Path(outcome.json["error"]["hint"].rsplit(" ", 1)[1]).unlink()
+
+
+def test_a_full_disk_is_no_bug(cli, monkeypatch):
+    def fail(*args):
+        raise OSError(errno.ENOSPC, "No space left on device", "/cache/inputs.npz")
+
+    monkeypatch.setattr("mscsa_deploy.workflow.doctor.diagnose", fail)
+    outcome = cli("doctor", "--json")
+    assert outcome.code == 4
+    assert outcome.json["error"]["kind"] == "stage"
+    assert "/cache/inputs.npz" in outcome.json["error"]["message"]
+    assert "MSCSA_DEPLOY_CACHE" in outcome.json["error"]["hint"]
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, click.Abort])
