@@ -10,8 +10,6 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-import shutil
-import subprocess
 import sys
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
@@ -19,6 +17,8 @@ from pathlib import Path
 
 import msgspec
 import psutil
+
+from mscsa_deploy.core.gpus import Gpu, read_gpus
 
 _CPUINFO = Path("/proc/cpuinfo")
 _CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
@@ -42,19 +42,6 @@ VNNI = frozenset({"avx512_vnni", "avx_vnni"})
 
 EXECUTING = ("numpy", "torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx")
 """Those of `PACKAGES` that take part in a timed inference."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """One NVIDIA GPU as ``nvidia-smi`` tells it; clocks in MHz, power in watts, None where not told."""
-
-    name: str
-    memory_bytes: int
-    driver: str
-    compute_capability: str
-    clock_sm_mhz: int | None = None
-    clock_sm_max_mhz: int | None = None
-    power_limit_w: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +140,7 @@ def read_environment() -> Environment:
         memory_available_bytes=memory.available,
         clocks=read_clocks(),
         load_average=_load_average(),
-        gpus=_gpus(),
+        gpus=read_gpus(),
         system=_system(),
         kernel=platform.release(),
         python=platform.python_version(),
@@ -256,57 +243,6 @@ def _system() -> str:
         facts = platform.freedesktop_os_release()
         return f"{facts.get('NAME', 'Linux')} {facts.get('VERSION_ID', '')}".strip()
     return f"{platform.system()} {platform.version()}"
-
-
-def _gpus() -> tuple[Gpu, ...]:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return ()
-    asked = "name,memory.total,driver_version,compute_cap,clocks.sm,clocks.max.sm,power.limit"
-    try:
-        answer = subprocess.run(  # noqa: S603 - fixed arguments, program found on the path
-            [tool, f"--query-gpu={asked}", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    return parse_gpus(answer)
-
-
-def parse_gpus(answer: str) -> tuple[Gpu, ...]:
-    """The GPUs of a ``nvidia-smi`` answer: one CSV line each, in the order `_gpus` asks for."""
-    gpus = []
-    for line in answer.strip().splitlines():
-        fields = [part.strip() for part in line.split(",")]
-        if len(fields) != 7:
-            continue
-        name, memory, driver, capability, clock, clock_max, power = fields
-        gpus.append(
-            Gpu(
-                name=name,
-                memory_bytes=int(_number(memory) or 0) << 20,
-                driver=driver,
-                compute_capability=capability,
-                clock_sm_mhz=_whole(clock),
-                clock_sm_max_mhz=_whole(clock_max),
-                power_limit_w=_number(power),
-            )
-        )
-    return tuple(gpus)
-
-
-def _number(text: str) -> float | None:
-    with contextlib.suppress(ValueError):
-        return float(text)
-    return None
-
-
-def _whole(text: str) -> int | None:
-    number = _number(text)
-    return None if number is None else round(number)
 
 
 def _lines(path: Path) -> list[str]:

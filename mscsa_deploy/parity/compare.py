@@ -225,16 +225,6 @@ def compare(reference: Array, candidate: Array) -> Parity:
     return comparator.result()
 
 
-def numbers(parity: Parity) -> ParityNumbers:
-    """`parity` as a report's row holds it; what is infinite there is None, as JSON has no infinity."""
-    finite = {name: _finite(getattr(parity, name)) for name in ParityNumbers.__struct_fields__}
-    return ParityNumbers(**finite)
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
 def _one_sided(reference: Array, candidate: Array) -> Array:
     """Where a value is NaN or infinite and not the same on both sides.
 

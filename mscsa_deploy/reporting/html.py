@@ -18,11 +18,11 @@ from mscsa_deploy.reporting.cells import LEGEND, SYMBOLS, group_title, groups, m
 from mscsa_deploy.reporting.cells import drop as drop_text
 from mscsa_deploy.reporting.cells import ratio as ratio_text
 from mscsa_deploy.reporting.cells import size as size_text
-from mscsa_deploy.reporting.files import read_samples
 from mscsa_deploy.reporting.markdown import columns, common_setting
 from mscsa_deploy.reporting.mobile import COLUMNS, HEADING, mobile_tables
 from mscsa_deploy.reporting.notes import accuracy_facts, data_facts, environment_facts, method, model_facts
 from mscsa_deploy.reporting.plots import Point, color, distributions, pareto, row_label
+from mscsa_deploy.reporting.samples import read_samples
 from mscsa_deploy.runtimes.protocol import OpProfile
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from mscsa_deploy.core import environment
-from mscsa_deploy.core.environment import Clocks, Gpu, read_environment
+from mscsa_deploy.core.environment import Clocks, read_environment
+from mscsa_deploy.core.gpus import Gpu
 from mscsa_deploy.runtimes import RUNTIMES
 from mscsa_deploy.runtimes.protocol import Capabilities
 from mscsa_deploy.workflow.doctor import remarks

@@ -12,7 +12,8 @@ import msgspec
 import pytest
 
 from mscsa_deploy.core import environment as module
-from mscsa_deploy.core.environment import Clocks, Gpu, isa_flags, package_version, parse_gpus, read_environment
+from mscsa_deploy.core.environment import Clocks, isa_flags, package_version, read_environment
+from mscsa_deploy.core.gpus import Gpu, parse_gpus
 
 
 @pytest.fixture(scope="module")

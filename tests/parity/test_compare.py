@@ -11,7 +11,7 @@ import pytest
 from mscsa_deploy.core.config import to_json
 from mscsa_deploy.errors import SpecError, UserError
 from mscsa_deploy.parity import compare as module
-from mscsa_deploy.parity.compare import Comparator, compare, numbers
+from mscsa_deploy.parity.compare import Comparator, compare
 
 REFERENCE = np.array([[[0.0, 4.0], [1.0, 2.0]]], dtype=np.float32)  # (1 image, 2 classes, 2 positions)
 
@@ -124,6 +124,6 @@ def test_compare_nothing_refused():
 
 
 def test_numbers_infinity_becomes_null_in_json():
-    plain = json.loads(to_json(numbers(compare(REFERENCE, REFERENCE.copy()))))
+    plain = json.loads(to_json(compare(REFERENCE, REFERENCE.copy()).numbers()))
     assert plain["max_abs"] == 0.0
     assert plain["sqnr_db"] is None

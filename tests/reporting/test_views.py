@@ -18,9 +18,10 @@ from mscsa_deploy.errors import UserError
 from mscsa_deploy.reporting import cells
 from mscsa_deploy.reporting.console import render
 from mscsa_deploy.reporting.delimited import to_csv
-from mscsa_deploy.reporting.files import VIEWS, read_report, read_samples, write_report
+from mscsa_deploy.reporting.files import VIEWS, read_report, write_report
 from mscsa_deploy.reporting.html import recommended_row, to_html
 from mscsa_deploy.reporting.markdown import to_markdown
+from mscsa_deploy.reporting.samples import read_samples
 
 
 class Page(HTMLParser):

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from mscsa_deploy.core.environment import ISA_OF_INTEREST, Clocks, Environment, Gpu
+from mscsa_deploy.core.environment import ISA_OF_INTEREST, Clocks, Environment
+from mscsa_deploy.core.gpus import Gpu
 from mscsa_deploy.core.shipped import shipped_folder, shipped_names
 from mscsa_deploy.errors import UnsupportedError, UserError
 from mscsa_deploy.runtimes import RUNTIMES
