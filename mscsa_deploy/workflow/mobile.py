@@ -35,13 +35,16 @@ class MobileFiles:
 
 
 def portable(model: Artifact, variants: Sequence[Variant]) -> dict[str, Artifact]:
-    """The files that phones can run, by their path inside the bundle: FP32, and INT8 that requires nothing."""
-    fitting = (
-        variant
-        for variant in variants
-        if variant.runtime == "onnxruntime" and variant.place and variant.status != "failed" and not variant.requires
-    )
-    return {"model.onnx": model} | {variant.place: variant.shipped for variant in fitting}
+    """The files that phones can run, by their path inside the bundle: FP32, and INT8 that requires nothing.
+
+    Of a network that is shipped both ways, the one that answers with values: an app decides faster by itself.
+    """
+    found = {"model.onnx": model}
+    for variant in variants:
+        if variant.runtime == "onnxruntime" and variant.status != "failed" and not variant.requires:
+            shipped = variant.places
+            found |= {variant.place: shipped[variant.place]} if variant.place in shipped else shipped
+    return found
 
 
 def make_mobile(
