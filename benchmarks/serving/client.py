@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import dataclass
 
+LONGEST_ANSWER = 4 << 20
 MOST_UNDER_WAY = 12
 """A patient client holds arrivals back beyond this: fewer than a server's queue takes."""
 
@@ -139,6 +140,7 @@ class Timed:
         numbers, seen = itertools.count(), list[Seen]()
 
         def ask_when_due() -> None:
+            buffer = bytearray(LONGEST_ANSWER)
             with self._open() as connection:
                 for number in numbers:
                     if number >= seconds * rate:
@@ -147,7 +149,7 @@ class Timed:
                     if (wait := due - time.perf_counter()) > 0:
                         time.sleep(wait)
                         since = time.perf_counter()
-                    seen.append(self._ask(connection, since))
+                    seen.append(self._ask(connection, self._question.data, buffer, since))
 
         threads = [threading.Thread(target=ask_when_due) for _ in range(self.THREADS)]
         for thread in threads:
@@ -160,9 +162,10 @@ class Timed:
         """As many as go through one after another."""
         seen: list[Seen] = []
         end = time.perf_counter() + seconds
+        buffer = bytearray(LONGEST_ANSWER)
         with self._open() as connection:
             while (begin := time.perf_counter()) < end:
-                seen.append(self._ask(connection, begin))
+                seen.append(self._ask(connection, self._question.data, buffer, begin))
         return seen
 
     def _open(self) -> socket.socket:
@@ -170,26 +173,19 @@ class Timed:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
 
-    def _ask(self, connection: socket.socket, since: float) -> Seen:
-        connection.sendall(self._question.data)
-        answer = connection.recv(1 << 20)
-        while (end := answer.find(b"\r\n\r\n")) < 0:
-            answer += received(connection, 1)
-        status, length, parts, keep = read_head(answer[:end].decode())
+    @staticmethod
+    def _ask(connection: socket.socket, data: bytes, buffer: bytearray, since: float) -> Seen:
+        connection.sendall(data)
+        view, filled, whole = memoryview(buffer), 0, None
+        while whole is None or filled < whole:
+            size = connection.recv_into(view[filled:])
+            assert size, "the connection ended inside an answer"
+            filled += size
+            if whole is None and (end := buffer.find(b"\r\n\r\n", 0, filled)) >= 0:
+                status, length, parts, keep = read_head(buffer[:end].decode())
+                whole = end + 4 + length
         assert keep, "the server closed the connection"
-        received(connection, length - (len(answer) - end - 4))
         return Seen(status, time.perf_counter() - since, parts)
-
-
-def received(connection: socket.socket, count: int) -> bytes:
-    """Exactly `count` bytes."""
-    data = bytearray(count)
-    view = memoryview(data)
-    while view:
-        size = connection.recv_into(view)
-        assert size, "the connection ended inside an answer"
-        view = view[size:]
-    return bytes(data)
 
 
 def read_head(head: str) -> tuple[int, int, dict[str, float], bool]:

@@ -7,12 +7,15 @@ past the parser, which would copy it four times.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import functools
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from mscsa_deploy.serving.inference import WRITE_WHOLE
 from mscsa_deploy.serving.intake import WHOLE_BODY
 from mscsa_deploy.serving.refusal import Refusal
 from mscsa_deploy.serving.settings import Limits
@@ -25,6 +28,8 @@ _TOO_LARGE = (
 
 
 _SCRATCH_BYTES = 128 << 10
+_REFERENCES_OF_ONE_ATTRIBUTE = 2
+"""What `sys.getrefcount` counts for an object that one attribute holds: that, and its own argument."""
 _END_OF_HEAD = b"\r\n\r\n"
 WHOLE_BYTES = range(1, 8 << 20)
 """Bodies of a declared length in this range are received whole; others pass the parser in pieces."""
@@ -95,6 +100,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_head = True
         self._send_timer: asyncio.TimerHandle | None = None
         self._whole: bytearray | None = None
+        self._spare = bytearray()
         self.missing: memoryview | None = None
         """The part of the body that has not come yet, where it is received whole."""
 
@@ -143,12 +149,16 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_head = False
         super().on_headers_complete()
         if self.scope["method"] == "POST":
-            joined: Any = _Joined(self.cycle)
-            self.cycle.transport = joined
+            self.scope["state"][WRITE_WHOLE] = functools.partial(self.write_whole, self.cycle)
         declared = dict(self.headers).get(b"content-length", b"")
         if declared.isdigit() and int(declared) in WHOLE_BYTES:
-            self._whole = bytearray(int(declared))
+            self._whole = self._spare = self._buffer(int(declared))
             self.missing = memoryview(self._whole)
+
+    def _buffer(self, size: int) -> bytearray:
+        """Memory for a body: that of the last one, where it has the size and nobody looks at it any more."""
+        alone = sys.getrefcount(self._spare) == _REFERENCES_OF_ONE_ATTRIBUTE
+        return self._spare if alone and len(self._spare) == size else bytearray(size)
 
     def on_body(self, body: bytes) -> None:
         """The parser has read a piece of the body; of one that is received whole, what came with the head."""
@@ -165,6 +175,21 @@ class GuardedProtocol(HttpToolsProtocol):
             self._whole = self.missing = None
         super().on_message_complete()
         self._in_head, self._head_bytes = True, 0
+
+    def write_whole(self, cycle: RequestResponseCycle, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Write a whole answer with status 200 at once, so that the client is woken once.
+
+        Returns:
+            False where it has to go the usual way: the client is gone, or has not taken its last answer.
+        """
+        if cycle.disconnected or not cycle.keep_alive or self.flow.write_paused:
+            return False
+        lines = [name + b": " + value for name, value in (*cycle.default_headers, *headers)]
+        self.transport.writelines([b"HTTP/1.1 200 OK\r\n" + b"\r\n".join(lines) + b"\r\n\r\n", body])
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        self.on_response_complete()
+        return True
 
     def pause_writing(self) -> None:
         """The client has more to take than it takes: from now on it has its time."""
@@ -193,38 +218,6 @@ class GuardedProtocol(HttpToolsProtocol):
     def _give_up(self) -> None:
         self._head_timer = None
         self.transport.close()
-
-
-class _Joined:
-    """Writes an answer's head together with the body, so that the client is woken once.
-
-    Args:
-        cycle: The request that is answered; it writes a head, then a body.
-    """
-
-    def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle, self._transport = cycle, cycle.transport
-        self._head: bytes | None = None
-
-    def write(self, data: bytes) -> None:
-        """Hold the head back until the body comes."""
-        if self._head is None and self._cycle.response_started:
-            self._head = data
-        elif self._head:
-            self._transport.writelines([self._head, data])
-            self._head = b""
-        else:
-            self._transport.write(data)
-
-    def close(self) -> None:
-        """Write what is held and close the connection."""
-        if self._head:
-            self._transport.write(self._head)
-        self._transport.close()
-
-    def is_closing(self) -> bool:
-        """Whether the connection is being closed."""
-        return self._transport.is_closing()
 
 
 def guarded(limits: Limits) -> Callable[..., Connection]:

@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from mscsa_deploy.serving.calls import ANSWERS, Call, InferCall, PictureCall, Reply
+from mscsa_deploy.serving.gate import REQUEST_ID, Visit
 from mscsa_deploy.serving.intake import Intake, check_type, deadline_ms, header_length
 from mscsa_deploy.serving.pool import too_late
 from mscsa_deploy.serving.refusal import Refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from starlette.types import Receive, Scope, Send
 
-    from mscsa_deploy.serving.gate import Visit
     from mscsa_deploy.serving.metrics import Metrics
     from mscsa_deploy.serving.repository import Repository, Served
     from mscsa_deploy.serving.settings import Limits, Work
 
 PREFIX = "/v2/models/"
 ROUTES = ("infer", "picture")
+WRITE_WHOLE = "write_whole"
+"""Key in the state of a request: what writes a whole answer at once, where the connection can."""
 
 
 class Inference:
@@ -72,8 +76,7 @@ class Inference:
         finally:
             self._intake.release(len(body))
         visit.parts_ms = reply.parts_ms
-        await send({"type": "http.response.start", "status": 200, "headers": _headers(reply)})
-        await send({"type": "http.response.body", "body": reply.body})
+        await _send(scope["state"], visit, reply, send)
         self._metrics.observe_parts(served.name, served.version, reply.parts_ms)
 
 
@@ -118,6 +121,16 @@ async def _answered(served: Served, call: Call, allowed: float) -> Reply:
 def _expire(future: asyncio.Future[Reply]) -> None:
     if not future.done():
         future.set_exception(too_late())
+
+
+async def _send(state: Mapping[str, Any], visit: Visit, reply: Reply, send: Send) -> None:
+    headers = _headers(reply)
+    write_whole = state.get(WRITE_WHOLE)
+    if write_whole is not None and write_whole([*headers, (REQUEST_ID, visit.id)], reply.body):
+        visit.status, visit.bytes_out = 200, len(reply.body)
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})
 
 
 def _headers(reply: Reply) -> list[tuple[bytes, bytes]]:

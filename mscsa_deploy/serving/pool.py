@@ -152,6 +152,8 @@ class Pool:
             finally:
                 spent = (time.monotonic() - self._busy_since.pop(index)) / len(jobs)
                 self._seconds += _SMOOTHING * (spent - self._seconds) if self._seconds else spent
+                # A worker that waits holds no request's memory.
+                jobs.clear()
 
     def _take(self) -> list[Job]:
         """The next requests, at most a batch; none when the pool is closing.
