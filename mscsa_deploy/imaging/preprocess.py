@@ -137,9 +137,9 @@ def preprocess(image: npt.NDArray[np.uint8], spec: Preprocess) -> npt.NDArray[np
     pixels = fit(image, spec)
     result = np.empty((1, 3, spec.height, spec.width), np.float32)
     for channel, (mean, std) in enumerate(zip(spec.mean, spec.std, strict=True)):
-        # A table of the 256 possible values costs a fifth of the arithmetic and rounds once.
+        # A table of the 256 possible values rounds once, and every pixel lies in it, so that nothing needs checking.
         table = ((np.arange(256) / 255 - mean) / std).astype(np.float32)
-        result[0, channel] = table[pixels[..., channel]]
+        np.take(table, pixels[..., channel], out=result[0, channel], mode="clip")
     return result
 
 

@@ -87,7 +87,9 @@ def artifact_entries(report: Report, results: Results) -> tuple[ArtifactEntry, .
         if variant.status != "failed":
             for place in variant.places:
                 by_place.setdefault(place, []).append(variant)
-    return tuple(_entry(place, variants, report, results) for place, variants in by_place.items())
+    entries = [_entry(place, variants, report, results) for place, variants in by_place.items()]
+    # Class maps last: an app that takes the first file that suits it expects logits.
+    return tuple(sorted(entries, key=lambda entry: entry.postprocess.output == "classmap"))
 
 
 def _entry(place: str, variants: Sequence[Variant], report: Report, results: Results) -> ArtifactEntry:
