@@ -31,7 +31,7 @@ def test_file_is_small_and_says_what_it_is(loaded):
     assert json.loads(metadata["mscsa_deploy.labels"]) == list(open_scenes(SCENES).labels)
 
 
-@pytest.mark.parametrize(("part", "floor"), [("seen", 35.0), ("held_out", 15.0)])
+@pytest.mark.parametrize(("part", "floor"), [("seen", 45.0), ("held_out", 15.0)])
 def test_accuracy_is_far_above_chance(loaded, part, floor):
     """The model card quotes the whole set; a dozen scenes scatter by several points, hence the low floors.
 
