@@ -19,7 +19,7 @@ from mscsa_deploy.errors import UserError, unknown_name
 from mscsa_deploy.workflow.choice import choose, p50
 from mscsa_deploy.workflow.evaluate import ImageSet
 from mscsa_deploy.workflow.images import open_images
-from mscsa_deploy.workflow.measure import Measurement, measure_variants, measure_variants_on
+from mscsa_deploy.workflow.measure import Measurement, measure_variants, measure_variants_on, unmeasured
 from mscsa_deploy.workflow.opening import open_subject
 from mscsa_deploy.workflow.output import write_output
 from mscsa_deploy.workflow.subject import Subject, SubjectRequest
@@ -155,7 +155,8 @@ def _measure(
     for position, variant in enumerate(variants):
         rows += [measured[position, each] for each in request.boundaries if (position, each) in measured]
         if variant.status != "ok":
-            rows.append(_not_run(variant, subject, profile))
+            size = (images.preprocess.height, images.preprocess.width)
+            rows.append(unmeasured(variant, profile.name, size, variant.place or variant.artifact.path.name))
     return rows, there
 
 
@@ -178,23 +179,6 @@ def _wanted(variants: Sequence[Variant], request: BenchmarkRequest) -> Iterator[
         wanted = replace(variant, settings=replace(variant.settings, threads=threads))
         # What another machine can run is found out there.
         yield replace(wanted, status="ok", reason="") if request.on and variant.runtime != "tensorrt" else wanted
-
-
-def _not_run(variant: Variant, subject: Subject, profile: DeviceProfile) -> Row:
-    return Row(
-        runtime=variant.runtime,
-        precision=variant.precision,
-        status=variant.status,
-        reason=variant.reason,
-        profile=profile.name,
-        device=variant.settings.device,
-        threads=variant.settings.threads,
-        input_size=(subject.preprocess.height, subject.preprocess.width),
-        artifact=variant.place or variant.artifact.path.name,
-        sha256=variant.shipped.sha256,
-        recipe=variant.recipe,
-        size_bytes=variant.size_bytes,
-    )
 
 
 def _with_shares(

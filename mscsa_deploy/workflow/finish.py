@@ -14,6 +14,7 @@ from mscsa_deploy.core.files import output_directory
 from mscsa_deploy.core.report import ModelRecord, Report, Row
 from mscsa_deploy.workflow.deployment import Finished, Gate, Results
 from mscsa_deploy.workflow.gates import judge
+from mscsa_deploy.workflow.measure import unmeasured
 from mscsa_deploy.workflow.ship import write_bundle_files
 
 if TYPE_CHECKING:
@@ -67,27 +68,11 @@ def make_rows(results: Results) -> tuple[Row, ...]:
     for position, (variant, score) in enumerate(zip(results.variants, results.scores, strict=True)):
         measured = [(b, results.rows[position, b]) for b in ("core", "end_to_end") if (position, b) in results.rows]
         if not measured:
-            measured = [("core", _unmeasured(variant, results))]
+            size = results.prepared.size
+            measured = [("core", unmeasured(variant, results.profile.name, size, variant.place))]
         for _, row in measured:
             rows.append(_with_accuracy(row, variant, score, reference))
     return tuple(rows)
-
-
-def _unmeasured(variant: Variant, results: Results) -> Row:
-    return Row(
-        runtime=variant.runtime,
-        precision=variant.precision,
-        status=variant.status,
-        reason=variant.reason,
-        profile=results.profile.name,
-        device=variant.settings.device,
-        threads=variant.settings.threads,
-        input_size=results.prepared.size,
-        artifact=variant.place,
-        sha256=variant.shipped.sha256,
-        recipe=variant.recipe,
-        size_bytes=variant.size_bytes,
-    )
 
 
 def _with_accuracy(row: Row, variant: Variant, score: Evaluation | None, reference: Evaluation | None) -> Row:
@@ -142,7 +127,7 @@ def _exit_code(report: Report, gates: tuple[Gate, ...], results: Results) -> int
     """5 for a failed gate, 4 for a failed row, 3 for a runtime that was named and cannot run, else 0."""
     if any(not gate.passed for gate in gates if gate.required):
         return 5
-    if any(record.status == "failed" for record in (*report.rows, *report.mobile)):
+    if "failed" in {*(row.status for row in report.rows), *(model.status for model in report.mobile)}:
         return 4
     named = results.settings.runtimes or ()
     return 3 if any(row.status == "not run" and row.runtime in named for row in report.rows) else 0

@@ -154,6 +154,31 @@ def _spec(variant: Variant, plan: Measurement, inputs: CoreInputs | EncodedInput
     )
 
 
+def unmeasured(variant: Variant, profile: str, size: tuple[int, int], artifact: str) -> Row:
+    """The row of a variant that was not run: its status and reason instead of a latency.
+
+    Args:
+        variant: What it is.
+        profile: Name of the device profile.
+        size: Input (height, width).
+        artifact: How the report calls its file.
+    """
+    return Row(
+        runtime=variant.runtime,
+        precision=variant.precision,
+        status=variant.status,
+        reason=variant.reason,
+        profile=profile,
+        device=variant.settings.device,
+        threads=variant.settings.threads,
+        input_size=size,
+        artifact=artifact,
+        sha256=variant.shipped.sha256,
+        recipe=variant.recipe,
+        size_bytes=variant.size_bytes,
+    )
+
+
 def write_inputs(images: ImageSet, declared: TensorSpec) -> tuple[CoreInputs, EncodedInputs]:
     """Write the inputs that rows rotate over: preprocessed tensors, and encoded pictures.
 
