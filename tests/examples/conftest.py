@@ -13,7 +13,7 @@ import pytest
 
 GIVEN = "MSCSA_DEPLOY_BUNDLE"
 DEPLOY = (
-    *("deploy", "topformer_t_mscsa.seg", "--runtime", "onnxruntime", "--preset", "smoke", "--quiet"),
+    *("deploy", "topformer_t_mscsa.seg", "--runtime", "onnxruntime,openvino", "--preset", "smoke", "--quiet"),
     # Its INT8 gives the same numbers with and without VNNI, so in a browser and on ARM too.
     *("--device", "generic_x86", "--calibration-images", "4", "--evaluation-images", "2"),
 )

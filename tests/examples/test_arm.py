@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -30,11 +31,17 @@ def root(missing):
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_arm_answers_as_this_machine_does(root, bundle, runtime):
-    """`compare.py` judges: FP32 within 1e-4 of the range, at least 99.9 % equal decisions for every precision."""
-    command = [sys.executable, ARM / "compare.py", bundle, "--runtime", runtime, "--pictures", "0", "--root", root]
+    """`compare.py` judges: FP32 within 1e-4 of the range, at least 99.9 % equal decisions.
+
+    INT8 on OpenVINO, whose integer kernels round otherwise on every instruction set: as near to FP32 as here.
+    """
+    command = [sys.executable, ARM / "compare.py", bundle, "--runtime", runtime, "--root", root]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "passed: model.onnx" in done.stdout
+    entries = json.loads((bundle / "manifest.json").read_text())["artifacts"]
+    portable = [entry for entry in entries if runtime in entry["runtimes"] and not entry["requires"]]
+    for path in ("model.onnx", *(entry["path"] for entry in portable)):
+        assert f"passed: {path} on {runtime}" in done.stdout
 
 
 def test_cpp_program_runs_on_arm(root, bundle, missing, tmp_path):

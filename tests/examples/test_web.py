@@ -22,8 +22,8 @@ SHOWN = "document.getElementById('stage').dataset.state === 'picture'"
 COMPLAINED = "!document.getElementById('problem').hidden"
 # The first test that needs a bundle makes one.
 pytestmark = pytest.mark.timeout(900)
-# Runs in the page: the answer to a picture at its own size, by the page's own modules.
-PREDICT = """async ([bundleAddress, path, picture]) => {
+# Runs in the page: the answers to pictures at their own size, by the page's own modules.
+PREDICT = """async ([bundleAddress, path, pictures]) => {
   const { openBundle, readFile, usableArtifacts } = await import('/bundle.js');
   const { decodePicture } = await import('/picture.js');
   const { Segmenter } = await import('/segmenter.js');
@@ -32,18 +32,26 @@ PREDICT = """async ([bundleAddress, path, picture]) => {
   const segmenter = new Segmenter();
   const { preprocess } = bundle.manifest;
   await segmenter.load({ model: await readFile(bundle, path), entry, preprocess, backend: 'wasm', threads: 1 });
-  const bytes = Uint8Array.from(atob(picture), (c) => c.charCodeAt(0));
-  const blob = new Blob([bytes]);
-  const { tensor } = await segmenter.prepare(await decodePicture(blob));
-  const answer = await segmenter.predict(await decodePicture(blob));
   const text = (array) => {
     const raw = new Uint8Array(array.buffer);
     let all = '';
     for (let at = 0; at < raw.length; at += 32768) all += String.fromCharCode(...raw.subarray(at, at + 32768));
     return btoa(all);
   };
-  return { classes: answer.classes && text(answer.classes), top: answer.top, tensor: text(tensor), size: answer.size };
+  const answers = [];
+  for (const picture of pictures) {
+    const blob = new Blob([Uint8Array.from(atob(picture), (c) => c.charCodeAt(0))]);
+    const { tensor } = await segmenter.prepare(await decodePicture(blob));
+    const answer = await segmenter.predict(await decodePicture(blob));
+    answers.push({ classes: text(answer.classes), tensor: text(tensor) });
+  }
+  return answers;
 }"""
+# Landscape and portrait, shrunk and enlarged to the input, along both axes and along one.
+PICTURES = (
+    *(("river.jpg", (733, 491)), ("bear_and_key.jpg", (400, 301)), ("turtle_and_fox.jpg", (480, 733))),
+    *(("butterfly.jpg", (301, 640)), ("duck_held_out.jpg", (1024, 700)), ("train_and_ox.jpg", (512, 512))),
+)
 
 
 @pytest.fixture(scope="module")
@@ -153,39 +161,34 @@ def manifest(bundle):
     return json.loads((bundle / "manifest.json").read_text())
 
 
-@pytest.mark.parametrize(
-    ("precision", "name", "size"),
-    [
-        pytest.param("fp32", "river.jpg", (733, 491), id="fp32-shrunk"),
-        pytest.param("int8", "bear_and_key.jpg", (400, 301), id="int8-grown"),
-    ],
-)
-def test_page_answers_as_python_does(page, serve, bundle, manifest, precision, name, size):  # noqa: PLR0917 - fixtures
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_page_answers_as_python_does(page, serve, bundle, manifest, precision):
     from mscsa_deploy.imaging.preprocess import preprocess
     from mscsa_deploy.runner import load
 
     # A browser has no VNNI, and what requires it is inexact without.
     fitting = [found for found in manifest["artifacts"] if found["precision"] == precision and not found["requires"]]
+    fitting = [found for found in fitting if "onnxruntime" in found["runtimes"]]
     if not fitting:
         pytest.skip(f"the bundle's {precision} artefacts all require processor extensions that a browser lacks")
     [entry, *_] = fitting
-    image = example_pixels(name, size)
+    images = [example_pixels(name, size) for name, size in PICTURES]
     address = serve(bundle)
     module_page(page, address)
-    answer = page.evaluate(PREDICT, [f"{address}bundle/", entry["path"], as_text(png(image))])
-    maps = {}
-    for kind in {precision, "fp32"}:
-        with load(bundle, runtime="onnxruntime", precision=kind, threads=1) as runner:
-            maps[kind] = runner.predict(image).class_map
+    answers = page.evaluate(PREDICT, [f"{address}bundle/", entry["path"], [as_text(png(image)) for image in images]])
+    shares = []
+    with load(bundle, runtime="onnxruntime", precision=precision, threads=1) as runner:
+        for image, answer in zip(images, answers, strict=True):
             tensor = preprocess(image, runner.manifest.preprocess)
-    expected = maps[precision]
-    ours = np.frombuffer(base64.b64decode(answer["tensor"]), np.float32)
-    np.testing.assert_array_equal(ours, tensor.ravel())
-    classes = np.frombuffer(base64.b64decode(answer["classes"]), np.uint8).reshape(expected.shape)
-    # FP32: the same sums in another order may turn a tie. INT8: where a float on the way lies at a rounding border,
-    # that order decides over a whole step of 1/255; it must stay well below what those steps cost anyway.
-    assert (classes != expected).mean() <= max(0.001, 0.5 * (expected != maps["fp32"]).mean())
-    assert len(np.unique(expected)) > 1
+            ours = np.frombuffer(base64.b64decode(answer["tensor"]), np.float32)
+            np.testing.assert_array_equal(ours, tensor.ravel())
+            expected = runner.predict(image).class_map
+            assert len(np.unique(expected)) > 1
+            classes = np.frombuffer(base64.b64decode(answer["classes"]), np.uint8)
+            shares.append((classes == expected.ravel()).mean())
+    # Integers add up to the same. What stays float adds up in another order, which turns a tie, or, where INT8 rounds
+    # next, one value by one step of 256: in a third of the pictures a single one of some 13,000 in the second block.
+    assert np.mean(shares) >= 0.999, shares
 
 
 def test_class_map_equals_python_to_the_last_pixel(page, serve, bundle):
