@@ -15,6 +15,7 @@ SCHEMA = 1
 Status = Literal["ok", "failed", "not run", "built, not run"]
 Boundary = Literal["core", "end_to_end"]
 Mode = Literal["back_to_back", "paced", "throughput"]
+PLAIN_EXPORT = "plain.onnx"
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,6 +157,11 @@ class Row(Record, frozen=True, kw_only=True):
             self.details.get("role", ""),
             self.details.get("group", ""),
         )
+
+    @property
+    def plain_export(self) -> bool:
+        """Whether this is the export without graph passes, which is measured for comparison and never shipped."""
+        return self.artifact == PLAIN_EXPORT
 
 
 class StageRecord(Record, frozen=True, kw_only=True):

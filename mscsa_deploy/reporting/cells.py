@@ -120,7 +120,7 @@ def runtime_title(name: str) -> str:
 def precision(row: Row) -> str:
     """``INT8``, or ``INT8 (ran as int8+fp32)`` where what ran is not what was asked for; the baseline says so."""
     title = row.precision.upper()
-    if row.details.get("role") == "fp32" and row.runtime != "pytorch":
+    if row.plain_export:
         title += ", plain export"
     if row.executed_precision and row.executed_precision != row.precision:
         return f"{title} (ran as {row.executed_precision})"

@@ -63,7 +63,7 @@ def color(runtime: str) -> int:
 def row_label(row: Row) -> str:
     """Short name of a row in a plot."""
     rest = ", rest BF16" if row.recipe.endswith("+bf16") else ""
-    plain = ", plain export" if row.details.get("role") == "fp32" and row.runtime != "pytorch" else ""
+    plain = ", plain export" if row.plain_export else ""
     return f"{runtime_title(row.runtime)} {row.precision.upper()}{rest}{plain}"
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mscsa_deploy.core.artifact import Artifact, MadeBy
 from mscsa_deploy.core.config import to_json
 from mscsa_deploy.core.progress import Progress, silent
+from mscsa_deploy.core.report import PLAIN_EXPORT
 from mscsa_deploy.core.tensors import TensorSpec
 from mscsa_deploy.errors import DeployError, StageError, UnsupportedError
 from mscsa_deploy.workflow.cache import cached, located, relative
@@ -121,7 +122,7 @@ def _export_all(prepared: Prepared, runtimes: tuple[str, ...], folder: Path, pro
 
     torch_file = torch_artifact(prepared, folder / "model.safetensors")
     plain_recipe = changed(prepared.recipe, optimize=False)
-    _, plain = export_prepared(prepared, plain_recipe, "fp32", folder / "plain.onnx", progress)
+    _, plain = export_prepared(prepared, plain_recipe, "fp32", folder / PLAIN_EXPORT, progress)
     result, optimized = export_prepared(prepared, prepared.recipe, "fp32", folder / "model.onnx", progress)
     notes = list(result.notes)
     tuned = {}

@@ -10,8 +10,6 @@ from mscsa_deploy.runtimes.protocol import PRECISIONS
 # A lower precision is only worth it if it is faster by more than what one run cannot tell apart.
 WORTH_IT = 1.02
 SHIPPABLE = ("onnxruntime", "openvino", "tensorrt")
-BASELINE = "plain.onnx"
-"""The export without graph passes, which is measured and never shipped."""
 
 
 def p50(row: Row) -> float:
@@ -30,7 +28,7 @@ def choose(rows: Iterable[Row]) -> Row | None:
         row
         for row in rows
         if row.status == "ok" and row.latency_ms is not None and row.runtime in SHIPPABLE
-        if row.artifact not in ("", BASELINE)
+        if row.artifact and not row.plain_export
     ]
     fastest = min(map(p50, fit), default=0.0)
     close = [row for row in fit if p50(row) < WORTH_IT * fastest]

@@ -105,7 +105,7 @@ def _parity_gate(row: Row, subject: str, *, values: bool) -> Gate | None:
 
 
 def _name(row: Row) -> str:
-    role = " (plain export)" if row.details.get("role") == "fp32" and row.runtime != "pytorch" else ""
+    role = " (plain export)" if row.plain_export else ""
     recipe = f" {row.recipe}" if row.recipe else ""
     return f"{row.runtime} {row.precision}{recipe}{role}"
 
