@@ -31,8 +31,6 @@ _SCRATCH_BYTES = 128 << 10
 _REFERENCES_OF_ONE_ATTRIBUTE = 2
 """What `sys.getrefcount` counts for an object that one attribute holds: that, and its own argument."""
 _END_OF_HEAD = b"\r\n\r\n"
-WHOLE_BYTES = range(1, 8 << 20)
-"""Bodies of a declared length in this range are received whole; others pass the parser in pieces."""
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -151,7 +149,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.scope["method"] == "POST":
             self.scope["state"][WRITE_WHOLE] = functools.partial(self.write_whole, self.cycle)
         declared = dict(self.headers).get(b"content-length", b"")
-        if declared.isdigit() and int(declared) in WHOLE_BYTES:
+        if declared.isdigit() and 0 < int(declared) <= whole_bytes(self.limits):
             self._whole = self._spare = self._buffer(int(declared))
             self.missing = memoryview(self._whole)
 
@@ -218,6 +216,14 @@ class GuardedProtocol(HttpToolsProtocol):
     def _give_up(self) -> None:
         self._head_timer = None
         self.transport.close()
+
+
+def whole_bytes(limits: Limits) -> int:
+    """Up to which declared length a body is received whole; longer ones pass the parser in pieces.
+
+    All connections together never hold more than the limit of bodies in memory, which counts the pieces.
+    """
+    return limits.in_flight_bytes // limits.connections
 
 
 def guarded(limits: Limits) -> Callable[..., Connection]:
