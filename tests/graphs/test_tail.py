@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -168,6 +171,23 @@ def test_static_runtimes_are_offered_static_forms_only() -> None:
 def test_weights_of_a_cell_sum_to_one() -> None:
     for scale in (2, 3, 4, 8):
         np.testing.assert_allclose(cell_weights(scale).sum(axis=0), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", TAIL_FORMS)
+def test_quantized_logits_load_in_onnx_runtime(tmp_path, form) -> None:
+    # In a process of its own: where it goes wrong, ONNX Runtime aborts.
+    text = """<ir_version: 10, opset_import: ["" : 18]> g (float[1,5,4,6] x) => (float[1,5,4,6] logits)
+    <float scale = {0.05}, uint8 zero = {128}>
+    { q = QuantizeLinear(x, scale, zero) logits = DequantizeLinear(q, scale, zero) }"""
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    append_tail(model, form, (16, 24))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(to_bytes(model))
+    code = "import onnxruntime, sys; onnxruntime.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])"
+
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr[-300:]
 
 
 def segmenter(folder):

@@ -38,15 +38,22 @@ SHARE = 0.1
 
 
 class _Cells:
-    """What is known of every cell: candidate counts, the sum of the candidates' indices, highest corners."""
+    """What is known of every cell: candidate counts, the sum of the candidates' indices, highest corners.
+
+    Behind an INT8 network the logits come out of a DequantizeLinear. ONNX Runtime 1.31 gives every reader of such
+    a value a copy of its own and aborts the process where the reader is a branch of an If, or reaches it through
+    nothing but pooling and reshaping. So everything here reads the logits through two negations, which are exact.
+    """
 
     def __init__(self, b: Builder, logits: ir.Value, shape: TailShape) -> None:
         self.shape = shape
+        negative = b.op("Neg", logits)
+        self.logits = logits = b.op("Neg", negative)
         cells = shape.batch * shape.cells
         by_class = ints(shape.classes, cells)
         pool = {"kernel_shape": [2, 2], "pads": [1, 1, 1, 1]}
         highest = b.op("MaxPool", logits, **pool)
-        below = b.op("MaxPool", b.op("Neg", logits), **pool)
+        below = b.op("MaxPool", negative, **pool)
         bar = b.op("Neg", b.op("ReduceMin", below, ints(1), keepdims=1))
         candidate = b.op("Cast", b.op("GreaterOrEqual", highest, bar), to=1)
         if shape.batch > 1:
@@ -74,7 +81,7 @@ def cells(b: Builder, logits: ir.Value, shape: TailShape, dtype: int) -> ir.Valu
         work = b.op("Add", work, b.op("Mul", size, scalar(FEW) if width is None else width))
     limit = scalar(SHARE * shape.batch * shape.cells * shape.classes)
     with b.branch("everywhere") as everywhere:
-        everywhere.output(strips_first(everywhere, logits, shape, dtype))
+        everywhere.output(strips_first(everywhere, parts.logits, shape, dtype))
     with b.branch("contested") as contested:
         contested.output(_fill(contested, parts, groups, dtype))
     return b.op("If", b.op("Greater", work, limit), then_branch=everywhere.graph, else_branch=contested.graph)
