@@ -102,8 +102,9 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=8000)
     options = parser.parse_args()
     if not (options.bundle / "manifest.json").is_file():
-        zipped = f"; take it apart first: mscsa-deploy unpack {options.bundle}" if options.bundle.is_file() else ""
-        print(f"error: '{options.bundle}' is no bundle directory with a manifest.json{zipped}", file=sys.stderr)
+        zipped = options.bundle.is_file()
+        hint = f"; take it apart first: mscsa-deploy unpack {options.bundle} -o bundle" if zipped else ""
+        print(f"error: '{options.bundle}' is no bundle directory with a manifest.json{hint}", file=sys.stderr)
         return 2
     if not any(PAGE.glob("vendor/*/ort.wasm.min.mjs")):
         print(f"error: ONNX Runtime Web is missing; run {PAGE / 'setup'} first", file=sys.stderr)

@@ -102,11 +102,17 @@ def _bundle(found: BundleFacts) -> list[RenderableType]:
         "MACs": f"{model['macs'] / 1e6:,.0f} million" if model["macs"] else "",
         "weights": "random: its answers mean nothing" if model["random_weights"] else model["sha256"][:12],
         "recommended": f"{choice['artifact']} on {choice['runtime']}" if choice else "nothing passed its gates",
+        "requirements": ", ".join(_requirements(found.artifacts)),
+        "for phones": ", ".join(entry["mobile"]["path"] for entry in found.artifacts if entry["mobile"]),
         "files": f"{manifest['files']}, {found.size_bytes / 1e6:.1f} MB, every hash as the manifest says",
         "license": manifest["license"] or "not stated",
     }
     title = f"{found.name} (bundle, version {manifest['schema_version']})"
     return [facts(title, rows), _artifacts(found.artifacts)]
+
+
+def _requirements(artifacts: list[dict[str, Any]]) -> list[str]:
+    return [f"{entry['path']} is for {', '.join(entry['requires'])}" for entry in artifacts if entry["requires"]]
 
 
 def _artifacts(artifacts: list[dict[str, Any]]) -> RenderableType:

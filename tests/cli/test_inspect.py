@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 
 import pytest
 
@@ -54,6 +55,16 @@ def test_a_bundle_tells_its_artifacts(cli, make, tmp_path, packed):
     text = cli("inspect", place).out
     assert "model.onnx on onnxruntime" in text
     assert "CC0-1.0" in text
+
+
+def test_a_bundle_tells_what_its_files_require_and_which_are_for_phones(cli, make, tmp_path):
+    place = make.bundle(tmp_path / "bundle")
+    manifest = json.loads((place / "manifest.json").read_text())
+    manifest["artifacts"][0] |= {"requires": ["vnni"], "mobile": {"path": "README.md", "operators": "README.md"}}
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    text = cli("inspect", place).out
+    assert "model.onnx is for vnni" in text
+    assert "for phones" in text
 
 
 def test_a_directory_that_export_left_is_its_model(cli, make, tmp_path):
