@@ -27,7 +27,7 @@ def write_ir_with_tail(logits: Path, form: str, size: tuple[int, int], out: Path
         UserError: The model has another output, or the form does not fit it.
         StageError: OpenVINO could not read or write it.
     """
-    from mscsa_deploy.graphs.tail.files import write_tail
+    from mscsa_deploy.graphs.tail.files import tail_bytes
 
     with without_telemetry():
         import openvino as library
@@ -37,7 +37,7 @@ def write_ir_with_tail(logits: Path, form: str, size: tuple[int, int], out: Path
     if len(shape) != 4:
         raise UserError(f"'{logits}' has no single output of logits (N, C, h, w)")
     with tempfile.TemporaryDirectory(prefix="mscsa-deploy-") as folder:
-        write_tail(shape, form, size, Path(folder, "tail.onnx"))
+        Path(folder, "tail.onnx").write_bytes(tail_bytes(shape, form, size))
         with seam(logits.name, f"adding tail '{form}'"):
             tail = library.Core().read_model(Path(folder, "tail.onnx"))
             _join(library, model, tail, out)

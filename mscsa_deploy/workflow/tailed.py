@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -138,6 +139,7 @@ def tail_cached(logits: Artifact, form: str, size: tuple[int, int]) -> Artifact:
         form: A name of `graphs.tail.forms.TAIL_FORMS`.
         size: Height and width of the class map.
     """
+    from mscsa_deploy.graphs.tail.files import tail_bytes
 
     def make(folder: Path) -> Artifact:
         path = folder / f"{logits.path.stem}.classmap{logits.path.suffix}"
@@ -156,6 +158,8 @@ def tail_cached(logits: Artifact, form: str, size: tuple[int, int]) -> Artifact:
         )
         return relative(made, folder)
 
-    parts = {"logits": logits.sha256, "form": form, "size": size, "tools": logits.made_by.tools}
+    # The tail's own bytes, so that a form that was changed makes new files.
+    tail = hashlib.sha256(tail_bytes(logits.outputs[0].shape, form, size)).hexdigest()
+    parts = {"logits": logits.sha256, "tail": tail, "tools": logits.made_by.tools}
     folder, made = cached("tail_file", parts, Artifact, make)
     return located(made, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import tempfile
 from collections.abc import Sequence
@@ -139,13 +140,15 @@ def decide_tail(
         StageError: No form could be measured.
     """
     from mscsa_deploy.core.environment import read_environment
+    from mscsa_deploy.graphs.tail.files import tail_bytes
     from mscsa_deploy.runtimes import RUNTIMES
     from mscsa_deploy.timing.plan import preset
 
     settings = preset("smoke") if smoke else preset("quick", **TAIL_PRESET)
+    shape, size = logits.artifact.outputs[0].shape, (images.preprocess.height, images.preprocess.width)
     parts = {
         "logits": logits.artifact.sha256,
-        "forms": list(forms),
+        "forms": {form: hashlib.sha256(tail_bytes(shape, form, size)).hexdigest() for form in forms},
         "outside": outside,
         "settings": {"runtime": logits.runtime, "threads": logits.settings.threads, **logits.settings.options},
         "version": RUNTIMES.load(logits.runtime)().probe().version,

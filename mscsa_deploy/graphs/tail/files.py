@@ -18,24 +18,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def write_tail(logits: tuple[int, ...], form: str, size: tuple[int, int], out: Path) -> None:
-    """Write the tail alone to `out`: from ``logits`` of shape (N, C, h, w) to ``classmap`` (N, H, W).
+def tail_bytes(logits: tuple[int, ...], form: str, size: tuple[int, int]) -> bytes:
+    """The tail alone as an ONNX file: from ``logits`` of shape (N, C, h, w) to ``classmap`` (N, H, W).
 
     Args:
         logits: Shape of the logits.
         form: A name of `forms.TAIL_FORMS`.
         size: H and W.
-        out: Replaced if it exists.
 
     Raises:
         UserError: The form is unknown or does not fit the shape.
     """
-    dims = ",".join(map(str, logits))
+    dims = ",".join("N" if side == -1 else str(side) for side in logits)
     text = f'<ir_version: 10, opset_import: ["" : 18]> tail (float[{dims}] x) => (float[{dims}] logits) '
     model = ir.from_proto(onnx.parser.parse_model(text + "{ logits = Identity(x) }"))
     append_tail(model, form, size)
-    with output_file(out, force=True) as work:
-        work.write_bytes(to_bytes(model))
+    return to_bytes(model)
 
 
 def write_with_tail(logits_model: Path, form: str, out: Path) -> None:
