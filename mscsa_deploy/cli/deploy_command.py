@@ -42,8 +42,9 @@ def command(terminal: Terminal, out: Path, *, force: bool, dry_run: bool, **sett
     MODEL is a name of `mscsa-deploy models`, or an export recipe (a TOML file, or a shipped one's name).
     Image sets are folders, CSV lists, or the shipped sets calibration, validation and evaluation.
     """
-    from mscsa_deploy.workflow.deploy import make_plan, run_deploy
+    from mscsa_deploy.workflow.deploy import run_deploy
     from mscsa_deploy.workflow.deployment import DeployRequest
+    from mscsa_deploy.workflow.plan import make_plan
 
     request = DeployRequest(**settings, command=command_line())
     if dry_run:

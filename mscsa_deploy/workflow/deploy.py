@@ -11,7 +11,7 @@ from mscsa_deploy.core.files import refuse_existing
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.report import Boundary, Row, Status
 from mscsa_deploy.core.tensors import TensorSpec
-from mscsa_deploy.errors import DeployError, UnsupportedError, UserError, unknown_name
+from mscsa_deploy.errors import DeployError, UnsupportedError, UserError
 from mscsa_deploy.imaging.preprocess import preprocess
 from mscsa_deploy.workflow.against_pytorch import check_against_pytorch
 from mscsa_deploy.workflow.build import (
@@ -28,15 +28,13 @@ from mscsa_deploy.workflow.finish import finish
 from mscsa_deploy.workflow.images import open_images
 from mscsa_deploy.workflow.measure import Measurement, measure_variants
 from mscsa_deploy.workflow.mobile import MobileFiles, make_mobile, portable
+from mscsa_deploy.workflow.plan import make_plan
 from mscsa_deploy.workflow.prepare import Prepared, prepare
-from mscsa_deploy.workflow.quantize import recipe_for
 from mscsa_deploy.workflow.score import score_variants
 from mscsa_deploy.workflow.stages import Stages
 from mscsa_deploy.workflow.variants import Variant
 
 logger = logging.getLogger(__name__)
-
-RUNTIME_ORDER = ("pytorch", "onnxruntime", "openvino", "tensorrt")
 
 
 @dataclass
@@ -51,38 +49,6 @@ class _Job:
     progress: Progress
     images: dict[str, ImageSet] = field(default_factory=dict)
     variants: list[Variant] = field(default_factory=list)
-
-
-def make_plan(request: DeployRequest) -> Plan:
-    """Decide device profile, runtimes and recipes.
-
-    Raises:
-        UserError: An unknown runtime, profile or recipe.
-    """
-    from mscsa_deploy.core.environment import read_environment
-    from mscsa_deploy.runtimes import RUNTIMES
-    from mscsa_deploy.runtimes.profile import pick_profile, read_profile
-
-    environment = read_environment()
-    if request.device:
-        profile, why = read_profile(request.device), "named with --device"
-    else:
-        profile, why = pick_profile(environment)
-    for name in request.runtimes or ():
-        if name not in RUNTIMES:
-            raise unknown_name("runtime", name, [name for name in RUNTIMES if name != "fake"])
-    names = request.runtimes or profile.default_runtimes
-    runtimes = tuple(sorted(dict.fromkeys(names), key=_order))
-    recipes = {
-        name: recipe_for(name, profile, request.model.partition(".")[0]).name
-        for name in runtimes
-        if name in profile.runtimes and "int8" in profile.runtimes[name].precisions
-    }
-    return Plan(profile, why, runtimes, bool(request.runtimes), recipes, environment)
-
-
-def _order(name: str) -> int:
-    return RUNTIME_ORDER.index(name) if name in RUNTIME_ORDER else len(RUNTIME_ORDER)
 
 
 def run_deploy(request: DeployRequest, out: Path, *, force: bool = False, progress: Progress = silent) -> Finished:
