@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from mscsa_deploy.core.environment import package_versions
+from mscsa_deploy.core.environment import isa_flags, package_versions
 from mscsa_deploy.core.files import content_key, sha256_file
 from mscsa_deploy.parity.compare import Parity
 from mscsa_deploy.parity.metrics import Fraction, ImageScores, MeanIou
@@ -43,7 +43,9 @@ class KeptScores:
 
     def __init__(self, images: ImageSet, reference: str) -> None:
         tools = package_versions(("numpy", "pillow"))
-        self._facts = {"images": images.key, "reference": reference, "code": _code_key(), "tools": tools}
+        # Integer and bf16 kernels differ between instruction sets, and so may their answers.
+        machine = {"isa": isa_flags(), "tools": tools}
+        self._facts = {"images": images.key, "reference": reference, "code": _code_key(), **machine}
 
     def read(self, runs: Iterable[str]) -> dict[str, Evaluation]:
         """The evaluations of those of `runs` (keys of what was executed) that were kept."""
