@@ -4,8 +4,10 @@ The stamps are GPL-2, so neither they nor weights trained on them come with this
 
     apt-get download tuxpaint-stamps-default && dpkg-deb -x tuxpaint-stamps-default_*.deb tux
     python examples/training/collect_stamps.py --stamps tux/usr/share/tuxpaint/stamps --output stamps
-    python examples/training/train.py --assets stamps/assets.toml --work stamps/run
-    python examples/training/publish.py --assets stamps/assets.toml --work stamps/run --output stamps/w.safetensors
+    python examples/training/train.py --recipe examples/training/stamps.toml --assets stamps/assets.toml \
+        --start distill-run/state.pt --work stamps/run
+    python examples/training/publish.py --recipe examples/training/stamps.toml --assets stamps/assets.toml \
+        --work stamps/run --output stamps/w.safetensors
     python examples/training/evaluate.py stamps/w.safetensors --scenes stamps/evaluation.toml
 """
 
