@@ -156,21 +156,21 @@ def soak(subject: Subject, minutes: float) -> Json:
     rates: list[float] = []
     loads: list[float] = []
     statuses: Counter[int] = Counter()
-    slices = max(4, round(2 * minutes))
+    begin = time.monotonic()
     with server(subject) as running:
         connections = Connections(running.question(requests(subject)["jpeg"]))
-        for _ in range(slices):
-            end = time.monotonic() + 60 * minutes / slices
+        while (now := time.monotonic()) < begin + 60 * minutes:
+            end = now + min(30.0, 15 * minutes)
             capacity = load(connections, _saturate(subject))
             rates.append(0.8 * len(capacity) / subject.seconds)
             loads.append(os.getloadavg()[0])
-            seconds = end - time.monotonic()
+            seconds = max(0.0, end - time.monotonic())
             seen = load(connections, lambda to, seconds=seconds: to.evenly(seconds, rate=rates[-1], patient=True))
             statuses.update(one.status for one in [*capacity, *seen])
             memory.append(running.process.memory_info().rss)
+    few = max(1, len(memory) // 10)
     # The first slices fill caches and pools of the libraries.
-    settled = memory[slices // 10 :]
-    few = max(1, slices // 10)
+    settled = memory[few:]
     growth = 100 * (statistics.mean(settled[-few:]) / statistics.mean(settled[:few]) - 1)
     return {
         "minutes": minutes,
