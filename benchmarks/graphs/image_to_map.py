@@ -9,7 +9,7 @@ real pictures. Forms:
 
 - ``plain``: traced and simplified, no graph pass, Resize and ArgMax in the graph; ``plain_again`` the same file
   once more, whose ratio says how far the others can be trusted;
-- ``network``: ours without a tail, FP32, for what is left beside it;
+- ``network``, ``network_int8``: ours without a tail, for what is left beside it;
 - ``fp32``: ours with the tail ``cells``; ``fp32_static``: with the best tail of static shapes;
 - ``int8``: the runtime's own INT8 recipe, tail ``cells``; float32 where it is not INT8.
 
@@ -123,6 +123,7 @@ def build(classes: int, runtime: str, pictures: int) -> dict[str, Path]:
         "fp32": tailed(best, DEFAULT_FORMS[runtime]),
         "fp32_static": tailed(best, STATIC_FORM),
         "int8": tailed(quantized.artifact, DEFAULT_FORMS[runtime]),
+        "network_int8": quantized.artifact.path,
         "logits": sources.plain.path,
     }
 
@@ -162,7 +163,7 @@ def work(runtime: str, files: dict[str, str], pictures: str, rounds: int, seed: 
     found: dict[str, Any] = {"times": times}
     if seed == 0:
         logits = opened(runtime, files["logits"])
-        maps = [name for name in order if name not in ("network", "plain_again")]
+        maps = [name for name in order if not name.startswith("network") and name != "plain_again"]
         checks = {name: [0, 0, 0] for name in maps}
         present = []
         for image in images:
