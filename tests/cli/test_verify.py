@@ -58,21 +58,6 @@ def test_network_that_takes_pixels_agrees_with_the_one_that_takes_values(cli, ma
     assert {row["parity"]["argmax_agreement"] for row in outcome.json["rows"] if row["status"] == "ok"} == {100.0}
 
 
-def test_network_that_takes_pixels_agrees_with_the_one_that_takes_values(cli, make, images, reference, tmp_path):
-    from mscsa_deploy.graphs.check import read_model, to_bytes
-    from mscsa_deploy.graphs.pixels import take_pixels
-
-    model = read_model(reference)
-    take_pixels(model, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    candidate = tmp_path / "pixels.onnx"
-    candidate.write_bytes(to_bytes(model))
-
-    outcome = cli("verify", reference, candidate, "--images", images, "--json", "-q")
-
-    assert outcome.code == 0
-    assert {row["parity"]["argmax_agreement"] for row in outcome.json["rows"] if row["status"] == "ok"} == {100.0}
-
-
 def test_the_same_network_agrees_on_every_runtime(cli, make, images, reference, tmp_path):
     candidate = make.network(tmp_path / "candidate.onnx")
     outcome = cli("verify", reference, candidate, "--images", images, "--json", "-q")
