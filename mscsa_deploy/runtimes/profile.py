@@ -44,7 +44,6 @@ class RuntimeProfile(Config, frozen=True, kw_only=True):
 
     Args:
         precisions: What to run by default, as far as the machine can execute it.
-        recipe: Calibration recipe for its INT8 artefact, a bare name in ``calibration/``; empty for none.
         device: ``"cpu"`` or ``"cuda"``.
         options: `SessionSettings.options` for every session.
         options_by_precision: Options that one precision has beside them.
@@ -52,7 +51,6 @@ class RuntimeProfile(Config, frozen=True, kw_only=True):
     """
 
     precisions: tuple[str, ...] = ("fp32", "int8")
-    recipe: str = ""
     device: str = "cpu"
     options: dict[str, Any] = msgspec.field(default_factory=dict)
     options_by_precision: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)

@@ -83,6 +83,9 @@ def test_changed_replaces_settings_and_name_only():
         ("onnxruntime", "topformer_t_mscsa", "x86_64", {"avx2"}, "int8_onnxruntime_portable"),
         ("onnxruntime", "topformer_t_mscsa", "aarch64", set(), "int8_onnxruntime_arm64"),
         ("openvino", "topformer_t_mscsa", "x86_64", {"avx512_vnni"}, "int8_openvino"),
+        ("openvino", "pvt_v2_b0_mscsa", "x86_64", {"avx512_vnni"}, "int8_openvino_transformer"),
+        ("openvino", "topformer_t_mscsa", "x86_64", {"avx2"}, "int8_openvino_portable"),
+        ("openvino", "topformer_t_mscsa", "aarch64", set(), "int8_openvino_portable"),
         ("tensorrt", "anything", "aarch64", set(), "int8_tensorrt"),
     ],
 )
