@@ -50,7 +50,8 @@ class Contest:
 
     def images(self, classes: int) -> ImageSet:
         """The images, to be scored with `classes` classes."""
-        return ImageSet(open_images(self.place, self.task, classes), self.preprocess, self.task, classes, self.limit)
+        dataset = open_images(self.place, self.task, classes, self.labels)
+        return ImageSet(dataset, self.preprocess, self.task, classes, self.limit)
 
 
 @dataclass(slots=True)

@@ -124,7 +124,7 @@ def _open_images(job: _Job) -> None:
         places["evaluation"] = request.evaluation
         limits = {"calibration": request.calibration_images, "evaluation": request.evaluation_images}
         for name, place in places.items():
-            dataset = open_images(place, prepared.task, prepared.classes)
+            dataset = open_images(place, prepared.task, prepared.classes, prepared.labels)
             job.images[name] = ImageSet(dataset, prepared.preprocess, prepared.task, prepared.classes, limits.get(name))
         refuse_overlap(*(images.dataset for images in job.images.values()))
         note.detail = ", ".join(f"{len(images)} {name}" for name, images in job.images.items())

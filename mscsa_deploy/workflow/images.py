@@ -10,6 +10,8 @@ from mscsa_deploy.core.shipped import shipped_folder
 from mscsa_deploy.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mscsa_deploy.imaging.dataset import Dataset
 
 log = logging.getLogger(__name__)
@@ -23,7 +25,7 @@ def shipped_set(name: str) -> Path:
     return shipped_folder("calibration") / "scenes" / f"{name}.toml"
 
 
-def open_images(place: str | Path, task: str, classes: int | None = None) -> Dataset:
+def open_images(place: str | Path, task: str, classes: int | None = None, labels: Sequence[str] = ()) -> Dataset:
     """The images at `place`: a folder, a CSV list, a scene-set manifest, or the bare name of a shipped set.
 
     The masks of a shipped set are of its own classes: a model with another number of them gets the pictures only.
@@ -32,6 +34,7 @@ def open_images(place: str | Path, task: str, classes: int | None = None) -> Dat
         place: Where they are.
         task: ``"cls"`` or ``"seg"``: which targets to look for.
         classes: Of the model that is judged on them, if one is.
+        labels: Its class names in channel order, if known: class folders of these names get their ids.
 
     Raises:
         UserError: There is nothing at `place`, or nothing readable in it.
@@ -45,7 +48,7 @@ def open_images(place: str | Path, task: str, classes: int | None = None) -> Dat
             f"there are no images at '{place}'",
             hint=f"name a folder, a CSV list, or a shipped set ({', '.join(SHIPPED_SETS)})",
         )
-    dataset = open_dataset(path, task)
+    dataset = open_dataset(path, task, labels=labels or None)
     if shipped and classes is not None and len(dataset.labels or ()) != classes:
         log.warning("the shipped set '%s' has no labels for this model: answers are compared, not scored", place)
         return PicturesOnly(dataset)

@@ -207,7 +207,7 @@ def open_bench(
 
     source = subject.float_for(request.runtime)
     calibration = open_images(request.calibration, subject.task)
-    validation = open_images(request.validation, subject.task)
+    validation = open_images(request.validation, subject.task, labels=subject.labels)
     refuse_overlap(calibration, validation)
     images = ImageSet(validation, subject.preprocess, subject.task, subject.classes, request.validation_images)
     outputs = folder / "reference.npy"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from PIL import Image
 
 from mscsa_deploy.errors import CheckpointError, UserError
 from mscsa_deploy.workflow.images import open_images
@@ -103,6 +104,16 @@ def test_an_own_checkpoint_does_not_inherit_the_terms_of_the_shipped_one(tmp_pat
     prepared = prepare(ModelRequest(model="topformer_t_mscsa.seg", checkpoint=own))
     assert prepared.license == ""
     assert prepared.card is None
+
+
+def test_class_folders_get_the_ids_of_the_models_labels(tmp_path):
+    for name in ("boot", "trouser"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "1.png")
+    images = open_images(tmp_path, "cls", 2, ("trouser", "boot"))
+    assert [images.load(index)[1] for index in range(2)] == [1, 0]
+    with pytest.raises(UserError, match="boot"):
+        open_images(tmp_path, "cls", 2, ("trouser", "shoe"))
 
 
 def test_shipped_masks_only_score_models_of_their_classes(caplog):
