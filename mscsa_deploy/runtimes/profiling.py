@@ -27,6 +27,9 @@ _MOVES_DATA = frozenset(
 )
 """Lower-case names of operators that only move or convert values: ONNX's and the runtimes', then ATen's."""
 
+_PRODUCTS = ("conv", "matmul", "gemm", "mm", "linear", "fullyconnected", "attention")
+"""Parts of the lower-case names of operators that sum products: QLinearConv, MatMulInteger, FullyConnected."""
+
 PRECISION_OF = MappingProxyType(
     {
         "float": "fp32",
@@ -52,8 +55,15 @@ def does_arithmetic(op: str) -> bool:
 
 
 def executed_precisions(rows: Iterable[OpRow]) -> tuple[str, ...]:
-    """Precision of every kernel of `rows` that does arithmetic."""
-    return tuple(row.precision for row in rows if does_arithmetic(row.op))
+    """Precision of every kernel of `rows` that does arithmetic; integers count where they are multiplied and summed.
+
+    A class map's ids and a picture's pixels are uint8, too, and comparing or counting them makes no network INT8.
+    """
+    return tuple(
+        row.precision
+        for row in rows
+        if does_arithmetic(row.op) and (row.precision != "int8" or any(part in row.op.lower() for part in _PRODUCTS))
+    )
 
 
 def zero_feed(specs: tuple[TensorSpec, ...]) -> Feed:

@@ -35,7 +35,9 @@ SSH_OPTIONS = (
 )  # fmt: skip
 PYTHONS = ("python3", "python3.13", "python3.12", "python3.11")
 LIGHT_PARTS = ("core", "imaging", "runtimes", "timing")
-LIGHT_MODULES = {"numpy": "numpy", "msgspec": "msgspec", "PIL": "pillow", "psutil": "psutil"}
+LIGHT_MODULES = {
+    name: "pillow" if name == "PIL" else name for name in ("numpy", "msgspec", "PIL", "platformdirs", "psutil")
+}
 RUNTIME_MODULES = {"onnxruntime": "onnxruntime", "openvino": "openvino"}
 _PLACE = re.compile(
     r"ssh://(?:(?P<user>[A-Za-z0-9_][\w.-]*)@)?(?P<host>[A-Za-z0-9][\w.-]*|\[[0-9A-Fa-f:]+\])(?::(?P<port>\d+))?/?"

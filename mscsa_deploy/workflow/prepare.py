@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mscsa_deploy.core.config import to_json
 from mscsa_deploy.core.files import content_key, sha256_file
 from mscsa_deploy.errors import UserError
-from mscsa_deploy.models.spec import Task
+from mscsa_deploy.models.spec import MODEL_NAMES, Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -188,10 +188,13 @@ def _with_checkpoint(recipe: ExportRecipe, path: Path, request: ModelRequest) ->
 
     checkpoint = load_checkpoint(path)
     rules = read_key_map(request.key_map) if request.key_map else ()
-    loaded = fit(
-        recipe.model, recipe.task, checkpoint, recipe.options, key_map=rules, allow_partial=request.allow_partial
-    )
-    recipe = changed(recipe, num_classes=loaded.options.num_classes)
+    options = recipe.options
+    if request.checkpoint is not None and request.num_classes is None and request.model in MODEL_NAMES:
+        # Of a model of the zoo, the head tells how many classes there are, not the shipped recipe.
+        options = replace(options, num_classes=None)
+    loaded = fit(recipe.model, recipe.task, checkpoint, options, key_map=rules, allow_partial=request.allow_partial)
+    own = None if recipe.num_classes in (None, loaded.options.num_classes) else ()
+    recipe = changed(recipe, num_classes=loaded.options.num_classes, labels=own, palette=own)
     digest = sha256_file(path)
     card = path.with_suffix(".md")
     return Prepared(

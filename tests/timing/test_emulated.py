@@ -49,7 +49,7 @@ def arm_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=True, capture_output=True,
     )  # fmt: skip
     platforms = [word for name in PLATFORMS for word in ("--platform", name)]
-    wheels = ("onnxruntime==1.31.1", "numpy==2.4.6", "msgspec", "psutil", "pillow")
+    wheels = ("onnxruntime==1.31.1", "numpy==2.4.6", "msgspec", "platformdirs", "psutil", "pillow")
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--only-binary=:all:", "--python-version", "3.11",
          *platforms, "--target", site, *wheels],

@@ -112,7 +112,9 @@ def test_deploy_makes_files_for_phones_and_says_who_would_run_them(deployed):
     out = deployed[1]
     made = {model.artifact: model for model in read_report(out / "report.json").mobile}
     manifest = json.loads((out / "manifest.json").read_text())
-    assert list(made) == ["model.onnx", "onnxruntime/generic_x86/model.int8.onnx"]
+    # Whether ONNX Runtime gets an FP32 file of its own is decided by measuring.
+    assert {"model.onnx", "onnxruntime/generic_x86/model.int8.onnx"} <= made.keys()
+    assert all(entry["postprocess"]["output"] == "logits" for entry in manifest["artifacts"] if entry["path"] in made)
     for entry in manifest["artifacts"]:
         if entry["path"] in made:
             assert entry["mobile"] == {key: getattr(made[entry["path"]], key) for key in ("path", "operators")}

@@ -122,3 +122,17 @@ def test_shipped_masks_only_score_models_of_their_classes(caplog):
     assert pictures.labels is None
     assert pictures.load(0)[1] is None
     assert "no labels for this model" in caplog.text
+
+
+def test_the_head_of_an_own_checkpoint_says_how_many_classes_there_are(tmp_path):
+    # The shipped recipe of this name has 1,000.
+    made = prepare(ModelRequest(model="topformer_t_mscsa", task="cls", random_weights=1, num_classes=10))
+    made.save(tmp_path / "mine.safetensors")
+    found = prepare(ModelRequest(model="topformer_t_mscsa", task="cls", checkpoint=tmp_path / "mine.safetensors"))
+    assert found.classes == 10
+    with pytest.raises(CheckpointError):
+        prepare(
+            ModelRequest(
+                model="topformer_t_mscsa", task="cls", checkpoint=tmp_path / "mine.safetensors", num_classes=11
+            )
+        )
