@@ -127,7 +127,8 @@ def in_process_worker(subject: Subject, kind: str) -> None:
     from mscsa_deploy.runner import load
 
     pixels, picture, tensor = inputs(subject)
-    runner = load(subject.bundle, runtime=subject.runtime, precision=subject.precision)
+    # The server's own choice: it may be asked for probabilities, so it does not take a file that ends in a class map.
+    runner = load(subject.bundle, runtime=subject.runtime, precision=subject.precision, values=True)
     calls: dict[str, Callable[[], Any]] = {
         "uint8": lambda: runner.predict(pixels),
         "jpeg": lambda: runner.predict(picture),
