@@ -291,9 +291,7 @@ def test_a_candidate_that_breaks_is_exit_4_after_the_rest(cli, reference, images
             "did you mean 'logits'",
             id="unknown output",
         ),
-        pytest.param(
-            ("@", "@wide", "--images", "@set", "--runtime", "onnxruntime"), "expected one picture", id="size"
-        ),
+        pytest.param(("@", "@wide", "--images", "@set", "--runtime", "onnxruntime"), "expected one picture", id="size"),
     ],
 )
 def test_mistakes_are_told(cli, make, images, reference, *, tmp_path, monkeypatch, arguments, words):
