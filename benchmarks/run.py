@@ -90,6 +90,12 @@ class Suite(Config, frozen=True, kw_only=True):
     stock: tuple[Stock, ...]
 
 
+class Measured(Config, frozen=True, kw_only=True):
+    """The rows of a finished measurement, each with its variant's position."""
+
+    rows: tuple[tuple[int, Row], ...]
+
+
 def main() -> None:
     """Parse, build what is compared, measure, score, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -146,8 +152,12 @@ def _stock_variants(suite: Suite, prepared: Prepared, work: Path) -> list[Varian
     made: dict[str, Path] = {}
     for name in MAKERS:
         if any(stock.make == name for stock in suite.stock):
-            print(f"making {name}", file=sys.stderr)
-            made[name] = MAKERS[name](prepared, calibration, folder)
+            # An interrupted run goes on with the very files that it measured.
+            finished = folder / f"{name}.finished"
+            if not finished.is_file():
+                print(f"making {name}", file=sys.stderr)
+                finished.write_text(MAKERS[name](prepared, calibration, folder).name)
+            made[name] = folder / finished.read_text()
     return [
         Variant(
             runtime=stock.runtime, precision=stock.precision, recipe=stock.name, role=stock.role,
@@ -202,15 +212,27 @@ def _measure(
         group=suite.model, images=images, boundaries=suite.boundaries, preset=plan, profile="", threads=suite.threads,
         explain=True, declared=TensorSpec(INPUT, "float32", (1, 3, height, width)),
     )  # fmt: skip
-    made = measure_variants(
-        variants, measurement, samples_dir=samples, fingerprint=environment.fingerprint(), resume=resume, progress=_tell
-    )
+    # What was measured is kept until it has been scored, too.
+    measured = work / "measured.json"
+    if resume and measured.is_file():
+        kept = read_json(measured, Measured).rows
+    else:
+        made = measure_variants(
+            variants,
+            measurement,
+            samples_dir=samples,
+            fingerprint=environment.fingerprint(),
+            resume=resume,
+            progress=_tell,
+        )
+        kept = tuple((position, row) for (position, _), row in made.items())
+        measured.write_bytes(to_json(Measured(rows=kept)))
     scores = [score for _, score in score_variants(variants, images, progress=_tell)]
     rows = []
-    for (position, _), row in made.items():
+    for position, row in kept:
         score = scores[position]
         metric = None if score is None else score.metric(scores[0])
-        rows.append(msgspec.structs.replace(_explained(row, list(made.values()), environment), metric=metric))
+        rows.append(msgspec.structs.replace(_explained(row, [row for _, row in kept], environment), metric=metric))
     return Report(
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         command=shlex.join(["python", "benchmarks/run.py", *map(_shown, sys.argv[1:])]),

@@ -21,6 +21,7 @@ OPSET = 18
 def make_torch(prepared: Prepared, _: ImageSet, folder: Path) -> Path:
     """The PyTorch model with its weights."""
     path = folder / "model.safetensors"
+    path.unlink(missing_ok=True)
     prepared.save(path)
     return path
 
