@@ -48,10 +48,10 @@ class Contest:
     limit: int | None = None
     threads: int = 1
 
-    def images(self, classes: int) -> ImageSet:
-        """The images, to be scored with `classes` classes."""
+    def images(self, classes: int | None = None) -> ImageSet:
+        """The images, to be scored with `classes` classes; with None nothing is going to be scored on them."""
         dataset = open_images(self.place, self.task, classes, self.labels)
-        return ImageSet(dataset, self.preprocess, self.task, classes, self.limit)
+        return ImageSet(dataset, self.preprocess, self.task, classes or 1, self.limit)
 
 
 @dataclass(slots=True)

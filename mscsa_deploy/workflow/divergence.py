@@ -87,7 +87,7 @@ def find_divergence(
     if reason or against is None:
         return DivergenceRecord(subject=candidate.name, reason=reason)
     tolerance = search_limit(failed.parity, candidate.arithmetic)
-    images = contest.images(1)
+    images = contest.images()
     worst = dict.fromkeys(int(image.name) for image in failed.parity.worst)
     feeds = [{"image": images.input(index)} for index in worst]
     found = first_divergence(

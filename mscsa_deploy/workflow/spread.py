@@ -55,7 +55,7 @@ def run_on_ray(contest: Contest, *, progress: Progress = silent) -> list[Score]:
         from ray.exceptions import RayError
     except ImportError as error:
         raise UnsupportedError("the engine 'ray' is not installed", hint=HOW_TO_INSTALL) from error
-    count = len(contest.images(1))
+    count = len(contest.images())
     if count == 0:
         raise UserError(f"'{contest.place}' holds no images", hint="name a folder of images")
     mine = not ray.is_initialized()

@@ -28,7 +28,7 @@ class Judged:
 
     def __init__(self, request: VerifyRequest, contest: Contest, scores: Sequence[Score]) -> None:
         self.request, self.contest, self.scores = request, contest, scores
-        self.images = contest.images(1)
+        self.images = contest.images()
         self.evaluations = [self._evaluation(score) for score in scores]
         self.overrides = _overrides(request, scores)
 
