@@ -15,6 +15,7 @@ from mscsa_deploy.workflow.evaluate import Evaluation, ImageSet, evaluate
 from mscsa_deploy.workflow.gates import LEAST_AGREEMENT, LEAST_SHARE, MAX_DROP
 from mscsa_deploy.workflow.images import open_images
 from mscsa_deploy.workflow.measure import Measurement, measure_variants
+from mscsa_deploy.workflow.score import SCORING_THREADS
 from mscsa_deploy.workflow.subject import Subject, SubjectRequest
 from mscsa_deploy.workflow.variants import Variant
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from mscsa_deploy.calibration.samples import Samples
     from mscsa_deploy.core.environment import Environment
     from mscsa_deploy.runtimes.profile import DeviceProfile
-
-SCORING_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,7 +206,7 @@ def open_bench(
 
     source = subject.float_for(request.runtime)
     calibration = open_images(request.calibration, subject.task)
-    validation = open_images(request.validation, subject.task, labels=subject.labels)
+    validation = open_images(request.validation, subject.task, subject.classes, subject.labels)
     refuse_overlap(calibration, validation)
     images = ImageSet(validation, subject.preprocess, subject.task, subject.classes, request.validation_images)
     outputs = folder / "reference.npy"

@@ -125,6 +125,13 @@ def test_no_int8_faster_than_float_is_exit_5_with_the_way_out(model, clock, tmp_
     assert not any("value" in line for line in outcome["search"])
 
 
+def test_masks_of_another_set_of_classes_are_not_scored(model, tmp_path, capsys):
+    arguments = [*model[: model.index("--validation")], "--validation", "validation", "--validation-images", "2"]
+    _, outcome = outcome_of([*arguments, "--recipe", "int8_onnxruntime_x86"], tmp_path / "out", capsys)
+    assert outcome["metric"] is None
+    assert outcome["parity"]["argmax_agreement"] > 50
+
+
 def bench_of(scores):
     """A bench that answers with (metric, float's metric) by precision."""
     return SimpleNamespace(
