@@ -27,8 +27,15 @@ _MOVES_DATA = frozenset(
 )
 """Lower-case names of operators that only move or convert values: ONNX's and the runtimes', then ATen's."""
 
-_PRODUCTS = ("conv", "matmul", "gemm", "mm", "linear", "fullyconnected", "attention")
-"""Parts of the lower-case names of operators that sum products: QLinearConv, MatMulInteger, FullyConnected."""
+ARITHMETIC_OPS = frozenset(
+    {
+        "Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "Convolution", "GroupConvolution", "ConvTranspose",
+        "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat",
+        "ConvInteger", "DynamicQuantizeMatMul", "FullyConnected", "Attention", "MultiHeadAttention", "QGemm",
+        "conv2d", "convolution", "mkldnn_convolution", "addmm", "bmm", "mm", "linear",
+    }
+)  # fmt: skip
+"""Ops whose arithmetic INT8 makes cheaper; the rest only moves and adjusts numbers."""
 
 PRECISION_OF = MappingProxyType(
     {
@@ -62,7 +69,7 @@ def executed_precisions(rows: Iterable[OpRow]) -> tuple[str, ...]:
     return tuple(
         row.precision
         for row in rows
-        if does_arithmetic(row.op) and (row.precision != "int8" or any(part in row.op.lower() for part in _PRODUCTS))
+        if does_arithmetic(row.op) and (row.precision != "int8" or row.op in ARITHMETIC_OPS)
     )
 
 

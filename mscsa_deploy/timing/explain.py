@@ -10,20 +10,11 @@ from dataclasses import dataclass
 
 from mscsa_deploy.core.config import convert
 from mscsa_deploy.core.report import Row
+from mscsa_deploy.runtimes.profiling import ARITHMETIC_OPS
 from mscsa_deploy.runtimes.protocol import OpProfile, OpRow
 
 QDQ_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "FakeQuantize", "Quantize", "Dequantize"})
 LAYOUT_OPS = frozenset({"Reorder", "ReorderInput", "ReorderOutput", "Transpose", "Convert", "Cast", "Permute"})
-ARITHMETIC_OPS = frozenset(
-    {
-        "Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "Convolution", "GroupConvolution", "ConvTranspose",
-        "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat",
-        "DynamicQuantizeMatMul", "FullyConnected", "Attention", "MultiHeadAttention", "QGemm",
-        "conv2d", "convolution", "mkldnn_convolution", "addmm", "bmm", "mm", "linear",
-    }
-)  # fmt: skip
-"""Ops whose arithmetic INT8 makes cheaper; the rest only moves and adjusts numbers."""
-
 INT8_ISA = {
     "x86_64": (("avx512_vnni", "avx_vnni", "amx_int8"), "AVX512-VNNI, AVX-VNNI or AMX"),
     "aarch64": (("asimddp", "i8mm"), "the dot product (asimddp) or i8mm"),
