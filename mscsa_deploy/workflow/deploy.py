@@ -246,11 +246,10 @@ def _mobile(job: _Job, sources: Sources) -> tuple[MobileFiles, ...]:
 
 
 def _measure(job: _Job, declared: TensorSpec, samples_dir: Path) -> dict[tuple[int, Boundary], Row]:
-    from mscsa_deploy.models.cost import model_cost
     from mscsa_deploy.timing.plan import preset
 
     prepared, threads = job.prepared, job.target.threads
-    cost = model_cost(prepared.name, prepared.task, input_size=prepared.size, options=prepared.recipe.options)
+    cost = prepared.cost()
     plan = Measurement(
         group=prepared.name,
         images=job.images["validation"],

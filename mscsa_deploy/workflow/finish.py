@@ -94,10 +94,8 @@ def _with_accuracy(row: Row, variant: Variant, score: Evaluation | None, referen
 
 
 def _model(results: Results) -> ModelRecord:
-    from mscsa_deploy.models.cost import model_cost
-
     prepared = results.prepared
-    cost = model_cost(prepared.name, prepared.task, input_size=prepared.size, options=prepared.recipe.options)
+    cost = prepared.cost()
     return ModelRecord(
         name=prepared.name,
         task=prepared.task,

@@ -199,7 +199,6 @@ def _zoo(
     progress: Progress,
 ) -> Subject:
     """A model with weights, exported in every float form that the profile's runtimes run."""
-    from mscsa_deploy.models.cost import model_cost
     from mscsa_deploy.runtimes import RUNTIMES
     from mscsa_deploy.workflow.build import Target, build_sources, float_variants
     from mscsa_deploy.workflow.prepare import ModelRequest, prepare
@@ -210,7 +209,7 @@ def _zoo(
     sources = build_sources(prepared, names, progress)
     target = Target(profile, ask.threads or profile.threads)
     variants = [v for name in names for v in float_variants(name, sources, target, RUNTIMES.load(name)().probe())]
-    cost = model_cost(prepared.name, prepared.task, input_size=prepared.size, options=prepared.recipe.options)
+    cost = prepared.cost()
     return Subject(
         name=prepared.name,
         task=prepared.task,

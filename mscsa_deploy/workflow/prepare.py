@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mscsa_deploy.graphs.metadata import ModelInfo
     from mscsa_deploy.imaging.preprocess import Preprocess
     from mscsa_deploy.models.checkpoint import FitReport
+    from mscsa_deploy.models.cost import Cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +94,12 @@ class Prepared:
     def size(self) -> tuple[int, int]:
         """Input (height, width) in pixels."""
         return self.recipe.input_size
+
+    def cost(self) -> Cost:
+        """Parameters and operations at the input size."""
+        from mscsa_deploy.models.cost import model_cost
+
+        return model_cost(self.name, self.task, input_size=self.size, options=self.recipe.options)
 
     def info(self) -> ModelInfo:
         """What an exported file is to say about itself."""

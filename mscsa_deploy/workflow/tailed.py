@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mscsa_deploy.core.artifact import Artifact, MadeBy
 from mscsa_deploy.core.progress import Progress, silent
-from mscsa_deploy.core.tensors import TensorSpec
+from mscsa_deploy.core.tensors import Array, TensorSpec
 from mscsa_deploy.errors import DeployError, StageError
 from mscsa_deploy.workflow.cache import cached, located, relative
 from mscsa_deploy.workflow.tails import OUTSIDE, TailCheck, TailDecision, check_tail, decide_tail
@@ -81,6 +81,7 @@ def with_tails(
     """
     made = list(variants)
     decisions: dict[str, TailDecision] = {}
+    tensors: list[Array] = []
     for runtime in RUNTIMES_WITH_TAILS:
         ours = [place for place, each in enumerate(made) if each.runtime == runtime and each.status == "ok"]
         best = next((made[place] for place in ours if made[place].role == "optimised_fp32"), None)
@@ -90,21 +91,21 @@ def with_tails(
         decisions[runtime] = decision
         if decision.form == OUTSIDE:
             continue
+        tensors = tensors or [images.input(index) for index in range(min(CHECK_IMAGES, len(images)))]
         for place in ours:
             if made[place].place:
-                made[place] = _tailed(made[place], decision, images, profile.name, only=only, progress=progress)
+                made[place] = _tailed(made[place], decision, tensors, profile.name, only=only, progress=progress)
     return Tailed(tuple(made), decisions)
 
 
 def _tailed(
-    variant: Variant, decision: TailDecision, images: ImageSet, profile: str, *, only: bool, progress: Progress
+    variant: Variant, decision: TailDecision, tensors: Sequence[Array], profile: str, *, only: bool, progress: Progress
 ) -> Variant:
     """`variant` with its class-map file; as it was, with a note, if the file is not exact enough or does not run."""
-    size = (images.preprocess.height, images.preprocess.width)
+    size = (int(tensors[0].shape[2]), int(tensors[0].shape[3]))
     progress(0, 1, f"class map of {variant.label}")
     try:
         answering = tail_cached(variant.artifact, decision.form, size)
-        tensors = [images.input(index) for index in range(min(CHECK_IMAGES, len(images)))]
         check = check_tail(variant.artifact.path, answering.path, variant.runtime, variant.settings, tensors)
         _require(variant, check, decision.form)
     except DeployError as error:
