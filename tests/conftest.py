@@ -29,3 +29,34 @@ def missing():
         pytest.skip(f"{key}: {reason}")
 
     return give_up
+
+
+@pytest.fixture
+def write_segmenter():
+    """Writes a network from pictures (1, 3, 16, 24) to logits of five classes at stride 4."""
+    import numpy as np
+    import onnx
+    import onnx_ir as ir
+
+    from mscsa_deploy.core.artifact import Artifact, MadeBy
+    from mscsa_deploy.graphs.check import signature, to_bytes
+    from mscsa_deploy.graphs.metadata import ModelInfo, set_info
+
+    def write(folder, *, batch="1", opset=18) -> Artifact:
+        text = (
+            f'<ir_version: 10, opset_import: ["" : {opset}]> g (float[{batch},3,16,24] image) => '
+            f"(float[{batch},5,4,6] logits) {{ logits = Conv<strides=[4,4]>(image, w) }}"
+        )
+        proto = onnx.parser.parse_model(text)
+        weight = np.random.default_rng(0).standard_normal((5, 3, 4, 4)).astype(np.float32)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+        model = ir.from_proto(proto)
+        set_info(model, ModelInfo(name="topformer_t", task="seg", stride=4))
+        path = folder / "model.onnx"
+        path.write_bytes(to_bytes(model))
+        inputs, outputs = signature(model)
+        return Artifact.of(
+            path, kind="onnx", precision="fp32", inputs=inputs, outputs=outputs, made_by=MadeBy(stage="export")
+        )
+
+    return write

@@ -15,7 +15,7 @@ from mscsa_deploy.core.tensors import TensorSpec
 from mscsa_deploy.errors import StageError, UnsupportedError, UserError
 from mscsa_deploy.graphs.check import read_model, signature, to_bytes
 from mscsa_deploy.graphs.foreign import adopt
-from mscsa_deploy.graphs.metadata import ModelInfo, info_of, set_info
+from mscsa_deploy.graphs.metadata import info_of
 from mscsa_deploy.graphs.pixels import take_pixels
 from mscsa_deploy.graphs.tail.choose import check_pixels, choose_tail
 from mscsa_deploy.graphs.tail.files import write_with_tail
@@ -190,26 +190,10 @@ def test_quantized_logits_load_in_onnx_runtime(tmp_path, form) -> None:
     assert done.returncode == 0, done.stderr[-300:]
 
 
-def segmenter(folder):
-    """A file from pictures (1, 3, 16, 24) to logits (1, 5, 4, 6)."""
-    text = (
-        '<ir_version: 10, opset_import: ["" : 18]> g (float[1,3,16,24] image) => (float[1,5,4,6] logits) '
-        "{ logits = Conv<strides=[4,4]>(image, w) }"
-    )
-    proto = onnx.parser.parse_model(text)
-    weight = np.random.default_rng(0).standard_normal((5, 3, 4, 4)).astype(np.float32)
-    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
-    model = ir.from_proto(proto)
-    set_info(model, ModelInfo(name="topformer_t", task="seg", stride=4))
-    path = folder / "model.onnx"
-    path.write_bytes(to_bytes(model))
-    return path
-
-
-def test_file_with_a_tail_says_so(tmp_path) -> None:
+def test_file_with_a_tail_says_so(write_segmenter, tmp_path) -> None:
     out = tmp_path / "out.onnx"
 
-    write_with_tail(segmenter(tmp_path), "cells", out)
+    write_with_tail(write_segmenter(tmp_path).path, "cells", out)
 
     model = read_model(out)
     assert signature(model)[1] == (TensorSpec("classmap", "uint8", (1, 16, 24)),)
@@ -219,8 +203,8 @@ def test_file_with_a_tail_says_so(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("form", ["plain", "cells"])
-def test_tail_that_was_added_can_be_cut_off_again(tmp_path, form) -> None:
-    path, out = segmenter(tmp_path), tmp_path / "out.onnx"
+def test_tail_that_was_added_can_be_cut_off_again(write_segmenter, tmp_path, form) -> None:
+    path, out = write_segmenter(tmp_path).path, tmp_path / "out.onnx"
     write_with_tail(path, form, out)
 
     adopted = adopt(out, preprocess={"height": 16, "width": 24}, rewrite=True)
@@ -232,8 +216,8 @@ def test_tail_that_was_added_can_be_cut_off_again(tmp_path, form) -> None:
     assert not untouched.changed
 
 
-def test_tail_fits_a_model_that_takes_pixels(tmp_path) -> None:
-    path, out = segmenter(tmp_path), tmp_path / "out.onnx"
+def test_tail_fits_a_model_that_takes_pixels(write_segmenter, tmp_path) -> None:
+    path, out = write_segmenter(tmp_path).path, tmp_path / "out.onnx"
     model = read_model(path)
     take_pixels(model, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     path.write_bytes(to_bytes(model))
@@ -270,8 +254,8 @@ def test_form_is_valid_at_its_oldest_opset_and_refused_below(form) -> None:
         append_tail(older, form, (16, 16))
 
 
-def test_fastest_form_is_chosen(tmp_path) -> None:
-    path = segmenter(tmp_path)
+def test_fastest_form_is_chosen(write_segmenter, tmp_path) -> None:
+    path = write_segmenter(tmp_path).path
     scores = {"plain": 3.0, "cells": 1.0, "strips": 2.0}
 
     def score(files):
@@ -284,8 +268,8 @@ def test_fastest_form_is_chosen(tmp_path) -> None:
     assert ir.load(choice.path).graph.outputs[0].name == "classmap"
 
 
-def test_choosing_among_nothing_is_an_error(tmp_path) -> None:
-    path = segmenter(tmp_path)
+def test_choosing_among_nothing_is_an_error(write_segmenter, tmp_path) -> None:
+    path = write_segmenter(tmp_path).path
 
     with pytest.raises(StageError, match="no form"):
         choose_tail(path, [], score=lambda _: [], folder=tmp_path)

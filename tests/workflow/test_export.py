@@ -4,17 +4,14 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
-import onnx
-import onnx_ir as ir
 import pytest
 
 from mscsa_deploy.cli import run
-from mscsa_deploy.core.artifact import Artifact, MadeBy
 from mscsa_deploy.core.tensors import TensorSpec
 from mscsa_deploy.errors import GateError, UnsupportedError, UserError
 from mscsa_deploy.export.recipe import ExportRecipe
-from mscsa_deploy.graphs.check import op_histogram, read_model, signature, to_bytes
-from mscsa_deploy.graphs.metadata import ModelInfo, read_info, set_info
+from mscsa_deploy.graphs.check import op_histogram, read_model, signature
+from mscsa_deploy.graphs.metadata import read_info
 from mscsa_deploy.imaging.preprocess import Preprocess
 from mscsa_deploy.workflow import tails
 from mscsa_deploy.workflow.endings import add_tail
@@ -85,25 +82,6 @@ def test_contradictions_are_refused(recipe, asked, message):
         )
 
 
-def logits_file(folder, *, batch="1", opset=18) -> Artifact:
-    """A file from pictures (batch, 3, 16, 24) to logits of five classes at stride 4."""
-    text = (
-        f'<ir_version: 10, opset_import: ["" : {opset}]> g (float[{batch},3,16,24] image) => '
-        f"(float[{batch},5,4,6] logits) {{ logits = Conv<strides=[4,4]>(image, w) }}"
-    )
-    proto = onnx.parser.parse_model(text)
-    weight = np.random.default_rng(0).standard_normal((5, 3, 4, 4)).astype(np.float32)
-    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
-    model = ir.from_proto(proto)
-    set_info(model, ModelInfo(name="topformer_t", task="seg", stride=4))
-    path = folder / "logits.onnx"
-    path.write_bytes(to_bytes(model))
-    inputs, outputs = signature(model)
-    return Artifact.of(
-        path, kind="onnx", precision="fp32", inputs=inputs, outputs=outputs, made_by=MadeBy(stage="export")
-    )
-
-
 class Pictures:
     """Two pictures of noise."""
 
@@ -130,15 +108,15 @@ PREPARED = SimpleNamespace(preprocess=Preprocess(height=16, width=24), task="seg
         pytest.param({"opset": 13}, {}, "strips_first", id="old opset"),
     ],
 )
-def test_tail_fits_what_was_asked_for(tmp_path, file, asked, form):
-    tail, made = add_tail(PREPARED, logits_file(tmp_path, **file), Pictures(), tmp_path / "out.onnx", **asked)
+def test_tail_fits_what_was_asked_for(write_segmenter, tmp_path, file, asked, form):
+    tail, made = add_tail(PREPARED, write_segmenter(tmp_path, **file), Pictures(), tmp_path / "out.onnx", **asked)
 
     assert tail.form == read_info(made.path).tail == form
     assert all(check.passed and check.images == 2 for check in tail.checks)
     assert {check.runtime for check in tail.checks} == {"onnxruntime", "openvino"}
 
 
-def test_measured_tail_is_the_fastest_one(tmp_path, monkeypatch):
+def test_measured_tail_is_the_fastest_one(write_segmenter, tmp_path, monkeypatch):
     latency = {"plain": 5.0, "pruned": 2.0}
 
     def measure(variants, plan, **_):
@@ -151,7 +129,7 @@ def test_measured_tail_is_the_fastest_one(tmp_path, monkeypatch):
     monkeypatch.setattr(tails, "measure_variants", measure)
 
     tail, made = add_tail(
-        PREPARED, logits_file(tmp_path), Pictures(), tmp_path / "out.onnx", runtime="openvino", form="auto"
+        PREPARED, write_segmenter(tmp_path), Pictures(), tmp_path / "out.onnx", runtime="openvino", form="auto"
     )
 
     assert tail.form == read_info(made.path).tail == "pruned"
@@ -160,8 +138,8 @@ def test_measured_tail_is_the_fastest_one(tmp_path, monkeypatch):
     assert OUTSIDE not in tail.scores_ms
 
 
-def test_tail_that_cannot_be_had_is_refused(tmp_path):
-    logits, out = logits_file(tmp_path), tmp_path / "out.onnx"
+def test_tail_that_cannot_be_had_is_refused(write_segmenter, tmp_path):
+    logits, out = write_segmenter(tmp_path), tmp_path / "out.onnx"
 
     with pytest.raises(UserError, match="did you mean 'cells'"):
         add_tail(PREPARED, logits, Pictures(), out, form="cell")

@@ -3,13 +3,12 @@
 from types import SimpleNamespace
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
 
 from mscsa_deploy.core.artifact import Artifact, MadeBy
 from mscsa_deploy.errors import GateError
-from mscsa_deploy.graphs.check import read_model, signature, to_bytes
+from mscsa_deploy.graphs.check import read_model, to_bytes
 from mscsa_deploy.imaging.preprocess import Preprocess, preprocess
 from mscsa_deploy.runtimes.protocol import SessionSettings
 from mscsa_deploy.workflow import tailed
@@ -19,21 +18,6 @@ from mscsa_deploy.workflow.variants import Variant
 
 SPEC = Preprocess(height=16, width=24)
 PROFILE = SimpleNamespace(name="some_device")
-
-
-def logits_file(path) -> Artifact:
-    """From pictures (1, 3, 16, 24) to logits of five classes at stride 4."""
-    text = (
-        '<ir_version: 10, opset_import: ["" : 18]> g (float[1,3,16,24] image) => (float[1,5,4,6] logits) '
-        "{ logits = Conv<strides=[4,4]>(image, w) }"
-    )
-    proto = onnx.parser.parse_model(text)
-    weight = np.random.default_rng(0).standard_normal((5, 3, 4, 4)).astype(np.float32)
-    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
-    model = ir.from_proto(proto)
-    path.write_bytes(to_bytes(model))
-    inputs, outputs = signature(model)
-    return Artifact.of(path, kind="onnx", precision="fp32", inputs=inputs, outputs=outputs, made_by=MadeBy("export"))
 
 
 class Images:
@@ -49,9 +33,9 @@ class Images:
 
 
 @pytest.fixture
-def logits(tmp_path, monkeypatch):
+def logits(write_segmenter, tmp_path, monkeypatch):
     monkeypatch.setenv("MSCSA_DEPLOY_CACHE", str(tmp_path / "cache"))
-    return logits_file(tmp_path / "model.onnx")
+    return write_segmenter(tmp_path)
 
 
 @pytest.fixture
@@ -144,8 +128,10 @@ def test_openvino_file_gets_the_same_class_map(logits, tmp_path):
     assert (check.pixels, check.different) == (16 * 24, check.ties)
 
 
-def test_a_file_without_the_right_tail_is_told_apart(logits, tmp_path):
-    other = logits_file(tmp_path / "other.onnx")
+def test_a_file_without_the_right_tail_is_told_apart(logits, write_segmenter, tmp_path):
+    folder = tmp_path / "other"
+    folder.mkdir()
+    other = write_segmenter(folder)
     model = read_model(other.path)
     weight = next(iter(model.graph.initializers.values()))
     weight.const_value = ir.tensor(weight.const_value.numpy()[::-1].copy(), name=weight.name)
