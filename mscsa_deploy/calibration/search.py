@@ -17,12 +17,15 @@ from mscsa_deploy.core.progress import silent
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mscsa_deploy.calibration.budget import Budget
     from mscsa_deploy.calibration.recipe import CalibrationRecipe
     from mscsa_deploy.calibration.search_space import Rest
     from mscsa_deploy.core.progress import Progress
 
 # Placements whose accuracy is looked at, each with its repairs, before the search gives up.
 MOST_CONTENDERS = 6
+# Latencies closer than this share are the same; the earlier candidate wins.
+NOISE = 0.03
 # Settings that change numbers in the file, not which kernels run.
 NUMBERS = frozenset(
     {"name", "summary", "observer", "percentile", "averaging", "samples", "bias_correction", "equalize"}
@@ -43,29 +46,6 @@ class Measures(Protocol):
 
     def rank(self, recipe: CalibrationRecipe) -> Sequence[Sequence[str]]:
         """Node names per block, the most damaging block first; called only when a repair is needed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What an INT8 file may cost in accuracy, and by how much it has to beat float.
-
-    Args:
-        max_drop: Points of the metric.
-        min_share: Least share of the reference value, in percent.
-        noise: Latencies closer than this share are the same; the earlier candidate wins.
-        worth: Least speed-up over the best float artefact.
-    """
-
-    max_drop: float
-    min_share: float = 96.0
-    noise: float = 0.03
-    worth: float = 1.02
-
-    def allows(self, found: Measurement) -> bool:
-        """Whether the candidate ran and is accurate enough."""
-        if found.status == "failed" or found.value is None or found.reference is None:
-            return False
-        return found.drop <= self.max_drop and found.value >= found.reference * self.min_share / 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +76,9 @@ class Search:
     Args:
         base: The recipe to start from.
         measures: Makes and measures candidates; asked at most once per candidate and log.
-        budget: What is allowed.
+        budget: What INT8 may cost in accuracy.
         log: Where measurements are kept.
+        worth: Least speed-up over the best float artefact.
         rests: Further types in which the device can compute what is not quantized.
         extra: More base recipes to consider, e.g. of another engine.
         progress: Told before each step.
@@ -110,6 +91,7 @@ class Search:
         *,
         budget: Budget,
         log: SearchLog,
+        worth: float = 1.02,
         rests: Sequence[Rest] = (),
         extra: Sequence[CalibrationRecipe] = (),
         progress: Progress = silent,
@@ -118,6 +100,7 @@ class Search:
         self.measures = measures
         self.budget = budget
         self.log = log
+        self.worth = worth
         self.rests = tuple(rests)
         self.extra = tuple(extra)
         self.progress = progress
@@ -125,7 +108,7 @@ class Search:
     def run(self) -> Outcome:
         """The fastest allowed recipe."""
         everything = self._timed("placement", (*placements(self.base, rests=self.rests), *self.extra))
-        pool = [each for each in everything if each.found.speedup >= self.budget.worth]
+        pool = [each for each in everything if each.found.speedup >= self.worth]
         if not pool:
             return self._outcome(None, self._too_slow(everything))
         scored: list[Measurement] = []
@@ -137,13 +120,13 @@ class Search:
             self.progress(MOST_CONTENDERS - left, MOST_CONTENDERS, f"contender {contender.recipe.name}")
             rivals = self._rivals(contender)
             scored += [found for _, found in rivals]
-            allowed = [pair for pair in rivals if self.budget.allows(pair[1])]
+            allowed = [pair for pair in rivals if pair[1].within(self.budget)]
             if not allowed:
                 pool += self._repaired(contender, rivals)
                 continue
             winner, worth = max(allowed, key=lambda pair: _quality(pair[1]))
             confirmed = self._confirmed(winner)
-            if confirmed.speedup >= self.budget.worth:
+            if confirmed.speedup >= self.worth:
                 return self._outcome(winner, _praise(winner, worth, confirmed))
         return self._outcome(None, self._too_damaged(scored))
 
@@ -167,7 +150,7 @@ class Search:
         others = observers(recipe)[1:]
         alike = [each for each in others if _placement(each) == _placement(recipe)]
         timed = self._timed("observer", [each for each in others if each not in alike])
-        alike += [each.recipe for each in timed if each.found.speedup >= self.budget.worth]
+        alike += [each.recipe for each in timed if each.found.speedup >= self.worth]
         return rivals + [(each, self._scored("observer", each)) for each in others if each in alike]
 
     def _repaired(self, contender: _Timed, rivals: Sequence[tuple[CalibrationRecipe, Measurement]]) -> Sequence[_Timed]:
@@ -177,7 +160,7 @@ class Search:
             return ()
         recipe = max(running, key=lambda pair: _quality(pair[1]))[0]
         timed = self._timed("repair", repairs(recipe, self.measures.rank(recipe)))
-        return [_Timed(each.recipe, each.found, True) for each in timed if each.found.speedup >= self.budget.worth]
+        return [_Timed(each.recipe, each.found, True) for each in timed if each.found.speedup >= self.worth]
 
     def _scored(self, stage: str, recipe: CalibrationRecipe) -> Measurement:
         return self._measured("accuracy", stage, recipe, lambda: self.measures.score(recipe))
@@ -196,7 +179,7 @@ class Search:
 
     def _fastest(self, pool: Sequence[_Timed]) -> _Timed:
         """The first, in walking order, that is as fast as any within noise."""
-        limit = max(each.found.speedup for each in pool) / (1 + self.budget.noise)
+        limit = max(each.found.speedup for each in pool) / (1 + NOISE)
         return next(each for each in pool if each.found.speedup >= limit)
 
     def _too_slow(self, everything: Sequence[_Timed]) -> str:
@@ -211,7 +194,7 @@ class Search:
 
     def _too_damaged(self, scored: Sequence[Measurement]) -> str:
         drops = [found.drop for found in scored if found.status == "ok"]
-        within = [found for found in scored if self.budget.allows(found)]
+        within = [found for found in scored if found.within(self.budget)]
         if within:
             return "no INT8 candidate within budget stays faster than the best float artefact when measured longer"
         reason = f"the least drop is {min(drops):.2f} points" if drops else "none of them runs"

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from mscsa_deploy.calibration.budget import Budget
+
 What = Literal["latency", "accuracy", "confirmation"]
 
 
@@ -54,6 +56,12 @@ class Measurement(Config, frozen=True, kw_only=True):
         if self.status == "failed" or self.value is None or self.reference is None:
             return float("inf")
         return self.reference - self.value
+
+    def within(self, budget: Budget) -> bool:
+        """Whether the candidate ran, was scored, and is accurate enough."""
+        if self.status == "failed" or self.value is None or self.reference is None:
+            return False
+        return budget.allows(self.value, self.reference)
 
 
 class LogEntry(Config, frozen=True, kw_only=True):

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mscsa_deploy.calibration.budget import AGREEMENT, Budget
 from mscsa_deploy.core.report import Metric, Row, Verdict
 from mscsa_deploy.workflow.choice import choose, p50
 from mscsa_deploy.workflow.deployment import Gate, Results
-
-MAX_DROP = {"mIoU": 0.5, "top-1": 0.3}
-DEFAULT_DROP = 0.5
-# MLPerf Mobile's floor for INT8 segmentation: this share of the FP32 metric, in percent.
-LEAST_SHARE = 96.0
-# Without labels, INT8 is judged by how often it decides as FP32 does, in percent of decisions.
-LEAST_AGREEMENT = 99.0
 
 
 def judge(rows: Sequence[Row], results: Results) -> tuple[tuple[Gate, ...], Verdict]:
@@ -61,13 +55,13 @@ def accuracy_check(metric: Metric, max_drop: float | None) -> tuple[str, str, bo
     """
     assert metric.drop is not None
     assert metric.reference is not None
-    budget = max_drop if max_drop is not None else MAX_DROP.get(metric.name, DEFAULT_DROP)
+    budget = Budget.of(metric.name, max_drop)
     share = 100.0 * metric.value / metric.reference if metric.reference > 0 else 0.0
     low, high = metric.drop_ci95 or (metric.drop, metric.drop)
     return (
-        f"{metric.name} drop at most {budget:g} points and at least {LEAST_SHARE:g} % of the reference",
+        f"{metric.name} drop at most {budget.max_drop:g} points and at least {budget.min_share:g} % of the reference",
         f"drop {metric.drop:+.2f} points (95 % interval {low:+.2f} to {high:+.2f}), {share:.1f} % of the reference",
-        metric.drop <= budget and share >= LEAST_SHARE,
+        budget.allows(metric.value, metric.reference),
     )
 
 
@@ -75,8 +69,9 @@ def _agreement_gate(row: Row, subject: str) -> Gate | None:
     if row.parity is None or row.parity.argmax_agreement is None:
         return None
     agreement = row.parity.argmax_agreement
-    asked = f"no labels, so argmax agreement with FP32 of at least {LEAST_AGREEMENT:g} %"
-    return Gate(subject, asked, f"{agreement:.2f} %", agreement >= LEAST_AGREEMENT, required=False)
+    budget = Budget.of(AGREEMENT)
+    asked = f"no labels, so {AGREEMENT} with FP32 of at least {100.0 - budget.max_drop:g} %"
+    return Gate(subject, asked, f"{agreement:.2f} %", budget.allows(agreement, 100.0), required=False)
 
 
 def _parity_gate(row: Row, subject: str, *, values: bool) -> Gate | None:

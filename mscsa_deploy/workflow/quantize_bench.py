@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mscsa_deploy.calibration.budget import AGREEMENT, Budget
 from mscsa_deploy.core.progress import Progress
 from mscsa_deploy.core.report import Row
 from mscsa_deploy.workflow.build import quantize_cached
 from mscsa_deploy.workflow.evaluate import Evaluation, ImageSet, evaluate
-from mscsa_deploy.workflow.gates import LEAST_AGREEMENT, LEAST_SHARE, MAX_DROP
 from mscsa_deploy.workflow.images import open_images
 from mscsa_deploy.workflow.measure import Measurement, measure_variants
 from mscsa_deploy.workflow.score import SCORING_THREADS
@@ -150,14 +150,12 @@ class Bench:
     @property
     def metric(self) -> str:
         """Name of what is scored."""
-        return next(iter(self.reference.scores), "argmax agreement")
+        return next(iter(self.reference.scores), AGREEMENT)
 
     @property
-    def max_drop(self) -> float:
-        """Points of the metric that INT8 may lose."""
-        if self.request.max_drop is not None:
-            return self.request.max_drop
-        return MAX_DROP.get(self.metric, 100.0 - LEAST_AGREEMENT)
+    def budget(self) -> Budget:
+        """What INT8 may cost in accuracy."""
+        return Budget.of(self.metric, self.request.max_drop)
 
     def headline(self, score: Evaluation) -> tuple[float, float]:
         """A candidate's metric and float's, in percent; agreement with float where there are no labels."""
@@ -170,10 +168,11 @@ class Bench:
     def judge(self, score: Evaluation) -> tuple[bool, str]:
         """Whether a candidate is within budget, and a sentence about it."""
         value, reference = self.headline(score)
-        drop = reference - value
-        passed = drop <= self.max_drop and value >= reference * LEAST_SHARE / 100.0
         words = f"{self.metric} {value:.2f} % against {reference:.2f} % of float"
-        return passed, f"{words}: drop {drop:+.2f}, budget {self.max_drop:g}"
+        return (
+            self.budget.allows(value, reference),
+            f"{words}: drop {reference - value:+.2f}, budget {self.budget.max_drop:g}",
+        )
 
 
 def _milliseconds(row: Row | None, first: Row | None) -> tuple[float | None, str]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from mscsa_deploy.core.files import cache_root, content_key
 from mscsa_deploy.errors import DeployError, UserError
 from mscsa_deploy.workflow.choice import WORTH_IT
-from mscsa_deploy.workflow.gates import LEAST_SHARE
 
 if TYPE_CHECKING:
     from mscsa_deploy.calibration.recipe import CalibrationRecipe
@@ -37,21 +36,21 @@ def search(base: CalibrationRecipe, bench: Bench) -> tuple[Outcome, Variant]:
     Raises:
         UserError: The base recipe does not fit the model, or the images cannot be calibrated with.
     """
-    from mscsa_deploy.calibration.search import Budget, Search
+    from mscsa_deploy.calibration.search import Search
     from mscsa_deploy.calibration.search_log import SearchLog
 
     context = _context(base, bench)
     log = SearchLog(cache_root() / "search" / f"{content_key(context)}.jsonl", context)
     if log.known:
         bench.progress(0, 0, f"going on with a search of {len(log.known)} measurements")
-    budget = Budget(max_drop=bench.max_drop, min_share=LEAST_SHARE, worth=WORTH_IT)
     floats = _floats(bench)
-    best = _best_float(floats, bench, log, budget.allows)
+    best = _best_float(floats, bench, log)
     found = Search(
         base,
         _Measures(bench, best, base),
-        budget=budget,
+        budget=bench.budget,
         log=log,
+        worth=WORTH_IT,
         rests=("bf16",) if any(variant.precision == "bf16" for variant in floats) else (),
         progress=bench.progress,
     ).run()
@@ -80,7 +79,7 @@ def _floats(bench: Bench) -> list[Variant]:
     return [replace(each, role="" if alone else each.role) for each in mine if each.precision != "int8"]
 
 
-def _best_float(floats: Sequence[Variant], bench: Bench, log: SearchLog, allows: Any) -> Variant:
+def _best_float(floats: Sequence[Variant], bench: Bench, log: SearchLog) -> Variant:
     """The fastest of `floats` that is within budget: what INT8 has to beat.
 
     Raises:
@@ -103,7 +102,7 @@ def _best_float(floats: Sequence[Variant], bench: Bench, log: SearchLog, allows:
         if score is None:
             score = _scored(floats[index], floats[index].label, bench)
             log.add("float", "accuracy", facts[index], {**facts[index], "name": floats[index].label}, score)
-        if allows(score):
+        if score.within(bench.budget):
             return floats[index]
     raise UserError(
         f"no float model runs on {bench.source.runtime} here, so INT8 has nothing to beat",

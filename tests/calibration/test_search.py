@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import pytest
 
+from mscsa_deploy.calibration.budget import Budget
 from mscsa_deploy.calibration.recipe import read_recipe, shipped_recipes
-from mscsa_deploy.calibration.search import MOST_CONTENDERS, Budget, Search
+from mscsa_deploy.calibration.search import MOST_CONTENDERS, Search
 from mscsa_deploy.calibration.search_log import Measurement, SearchLog, read_log
 from mscsa_deploy.calibration.search_space import drafted, observers, placements, repairs
 from mscsa_deploy.errors import UserError
 
 CONTEXT = {"model": "abc", "device": "cpu", "data": "d1"}
-BUDGET = Budget(max_drop=0.5)
+BUDGET = Budget(0.5)
 BLOCKS = [("/a/b.0/Conv", "/a/b.0/Add"), ("/a/c/Conv",), ("/a/d/Conv",)]
 FLOAT_MS = 10.0
 
@@ -137,7 +138,7 @@ def test_a_winner_that_is_not_confirmed_does_not_win(tmp_path):
 
 
 def test_the_relative_floor_counts_too(tmp_path):
-    loose = Budget(max_drop=10.0)
+    loose = Budget(10.0)
     assert search(tmp_path, Scripted({"_x86": 5.0}, {"": 66.0}), budget=loose).run().recipe is None
 
 
