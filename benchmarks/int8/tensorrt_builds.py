@@ -65,7 +65,8 @@ def build(model: str, task: str, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Build what is not in the output file yet."""
-    from mscsa_deploy.models.spec import MODEL_NAMES, TASKS
+    from mscsa_deploy.core.vocabulary import TASKS
+    from mscsa_deploy.models.spec import MODEL_NAMES
     from mscsa_deploy.runtimes.tensorrt_build import library
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

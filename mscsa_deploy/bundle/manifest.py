@@ -11,16 +11,15 @@ from typing import Any, Literal
 import msgspec
 
 from mscsa_deploy.core.config import Config, to_json
-from mscsa_deploy.core.report import Latency, Metric
+from mscsa_deploy.core.report import Boundary, Latency, Metric, Status
 from mscsa_deploy.core.tensors import TensorSpec
+from mscsa_deploy.core.vocabulary import Output, Stored, Task
 from mscsa_deploy.imaging.preprocess import Preprocess
 
 VERSION = 1
 MANIFEST_NAME = "manifest.json"
 SCHEMA_ID = "https://mscsa-deploy.org/schemas/bundle-manifest-1.json"
 
-Task = Literal["cls", "seg"]
-Output = Literal["logits", "logits-full", "classmap", "probs"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Kind = Literal["onnx", "openvino", "engine", "fake"]
 Role = Literal["artifact", "report", "samples", "picture", "golden", "document", "recipe", "other"]
@@ -156,8 +155,8 @@ class Measurement(Config, frozen=True, kw_only=True):
     profile: str = ""
     device: str = "cpu"
     threads: int = 1
-    boundary: Literal["core", "end_to_end"] = "core"
-    status: Literal["ok", "failed", "not run", "built, not run"]
+    boundary: Boundary = "core"
+    status: Status
     reason: str = ""
     latency_ms: Latency | None = None
     metric: Metric | None = None
@@ -201,7 +200,7 @@ class ArtifactEntry(Config, frozen=True, kw_only=True):
     path: str
     files: tuple[str, ...] = ()
     kind: Kind
-    precision: Literal["fp32", "fp16", "int8"]
+    precision: Stored
     runtimes: tuple[str, ...]
     profile: str = ""
     requires: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mscsa_deploy.cli.options import NAMES, checkpoint_options, output_options
+from mscsa_deploy.cli.options import NAMES, checkpoint_options, max_drop_option, output_options
 from mscsa_deploy.cli.terminal import Terminal, command_line, common_options
 
 
@@ -25,7 +25,7 @@ from mscsa_deploy.cli.terminal import Terminal, command_line, common_options
 @click.option(
     "--preset", type=click.Choice(["smoke", "quick", "full"]), default="quick", show_default=True, help="Timing."
 )
-@click.option("--max-drop", type=float, help="Largest accepted INT8 drop in points (default 0.5 mIoU, 0.3 top-1).")
+@max_drop_option
 @click.option("--require-int8", is_flag=True, help="Fail unless an INT8 artefact is within budget and faster.")
 @click.option(
     "--output",

@@ -9,6 +9,7 @@ import click
 
 from mscsa_deploy.cli.options import BATCH, checkpoint_options, output_options
 from mscsa_deploy.cli.terminal import Terminal, common_options
+from mscsa_deploy.core.vocabulary import OUTPUTS
 
 if TYPE_CHECKING:
     from mscsa_deploy.workflow.against_pytorch import Check
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--batch", type=BATCH, help="A fixed batch (default 1), or 'dynamic'.")
 @click.option(
     "--output",
-    type=click.Choice(["logits", "logits-full", "classmap", "probs"]),
+    type=click.Choice(OUTPUTS),
     help="Where the graph ends: logits at the model's stride, at input size, class map, or probabilities.",
 )
 @click.option("--tail", metavar="FORM|auto", help="How the class map is made inside the graph; auto measures (--for).")

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import click
 
+from mscsa_deploy.core.vocabulary import TASKS
+
 Command = Callable[..., Any]
 
 
@@ -85,13 +87,20 @@ output_options = stacked(
 )
 
 checkpoint_options = stacked(
-    click.option("--task", type=click.Choice(["cls", "seg"]), help="Classification or segmentation."),
+    click.option("--task", type=click.Choice(TASKS), help="Classification or segmentation."),
     click.option("--checkpoint", type=INPUT_FILE, metavar="FILE", help="Trained weights (.safetensors, .pth, .pt)."),
     click.option("--key-map", type=INPUT_FILE, metavar="FILE", help="TOML of regex renames for the weights' names."),
     click.option("--allow-partial", is_flag=True, help="Load what fits and list what does not."),
     click.option("--random-weights", type=int, metavar="SEED", help="Random weights instead; the file says so."),
     click.option("--num-classes", type=click.IntRange(min=1), help="Classes, if the head does not tell."),
     click.option("--size", type=SIZE, metavar="H[xW]", help="Input height and width; multiples of 32 from 64 to 2048."),
+)
+
+max_drop_option = click.option(
+    "--max-drop",
+    type=float,
+    metavar="POINTS",
+    help="Largest accepted drop of INT8 (default 0.5 mIoU, 0.3 top-1; without labels 1 % of decisions may differ).",
 )
 
 preset_option = click.option(
@@ -117,7 +126,7 @@ runtime_option = click.option(
 subject_options = stacked(
     click.option("--device", metavar="PROFILE", help="Device profile (default: this machine's)."),
     click.option("--threads", type=click.IntRange(min=1), help="Threads per session (default: the profile's)."),
-    click.option("--task", type=click.Choice(["cls", "seg"]), help="Of an ONNX file that does not say it."),
+    click.option("--task", type=click.Choice(TASKS), help="Of an ONNX file that does not say it."),
     foreign_options,
     click.option("--checkpoint", type=INPUT_FILE, metavar="FILE", help="Weights for a model of the zoo."),
     click.option("--random-weights", type=int, metavar="SEED", help="Random weights for a model of the zoo."),

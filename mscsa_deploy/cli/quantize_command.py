@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mscsa_deploy.cli.options import output_options, runtime_option, subject_options
+from mscsa_deploy.cli.options import max_drop_option, output_options, runtime_option, subject_options
 from mscsa_deploy.cli.terminal import Terminal, common_options
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ COLUMNS = (("latency_ms", ".2f"), ("speedup_vs_best_float", ".2f"), ("value", ".
 @click.option("--validation", default="validation", show_default=True, help="Images that candidates are scored on.")
 @click.option("--validation-images", type=click.IntRange(min=1), help="Use at most so many of them.")
 @click.option("--recipe", metavar="NAME|FILE", help="Use this calibration recipe as it is, instead of searching.")
-@click.option("--max-drop", type=float, help="Largest accepted drop in points (default 0.5 mIoU, 0.3 top-1).")
+@max_drop_option
 @click.option("--draw", type=click.IntRange(min=0), default=0, help="Another draw of the calibration images.")
 @subject_options
 @output_options

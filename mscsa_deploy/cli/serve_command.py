@@ -33,6 +33,13 @@ MEBIBYTE = 1 << 20
 @click.option("--deadline", type=click.FloatRange(min=1), default=10_000, show_default=True, help="Per request, in ms.")
 @click.option("--max-batch", type=click.IntRange(min=1), default=8, show_default=True, help="If the artefact allows.")
 @click.option("--batch-delay", type=click.FloatRange(min=0), default=2, show_default=True, help="To fill one, in ms.")
+@click.option(
+    "--answers",
+    type=click.Choice(["all", "class-maps"]),
+    default="all",
+    show_default=True,
+    help="'class-maps': no logits or probabilities, and half the memory where the bundle has class-map files.",
+)
 @click.option("--max-body", type=click.IntRange(min=1), default=64, show_default=True, help="Largest body, in MiB.")
 @click.option(
     "--max-pixels", type=click.IntRange(min=1), default=40_000_000, show_default=True, help="Largest picture."
@@ -75,6 +82,7 @@ def command(terminal: Terminal, bundles: tuple[str, ...], **settings: Any) -> No
             "deadline_ms": settings["deadline"],
             "max_batch": settings["max_batch"],
             "batch_delay_ms": settings["batch_delay"],
+            "answers": settings["answers"],
         },
         limits={"body_bytes": settings["max_body"] * MEBIBYTE, "pixels": settings["max_pixels"]},
     )

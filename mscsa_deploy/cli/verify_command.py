@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from mscsa_deploy.cli.options import NAMES, checkpoint_options, foreign_options
+from mscsa_deploy.cli.options import NAMES, checkpoint_options, foreign_options, max_drop_option
 from mscsa_deploy.cli.terminal import Terminal, common_options
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     help="Another limit, e.g. logits.cosine=0.999; metrics: max_abs, max_abs_over_range, cosine, "
     "argmax_agreement, sqnr_db. May be repeated.",
 )
-@click.option("--max-drop", type=float, help="Largest accepted INT8 drop in points (default 0.5 mIoU, 0.3 top-1).")
+@max_drop_option
 @click.option("--bisect", is_flag=True, help="Find the first node at which a candidate that fails diverges.")
 @click.option("--max-images", type=click.IntRange(min=1), help="Use at most so many.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of each session.")

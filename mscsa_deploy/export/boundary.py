@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from mscsa_deploy.export.recipe import Output
+    from mscsa_deploy.core.vocabulary import Output
 
 OUTPUT_NAMES: dict[str, str] = {
     "logits": "logits",

@@ -14,10 +14,11 @@ import torch
 from mscsa_deploy.core.artifact import Artifact, MadeBy
 from mscsa_deploy.core.files import output_file
 from mscsa_deploy.core.progress import Progress, silent
+from mscsa_deploy.core.vocabulary import Output, Task
 from mscsa_deploy.errors import CheckpointError, StageError
 from mscsa_deploy.export.boundary import OUTPUT_NAMES, bounded
 from mscsa_deploy.export.numeric import SameNumbers, make_feeds
-from mscsa_deploy.export.recipe import Batch, Output, check_batch, check_opset, check_output
+from mscsa_deploy.export.recipe import Batch, check_batch, check_opset, check_output
 from mscsa_deploy.export.simplify import simplify
 from mscsa_deploy.export.trace import Method, best_graph
 from mscsa_deploy.export.versions import tool_versions
@@ -32,7 +33,7 @@ from mscsa_deploy.graphs.check import (
 from mscsa_deploy.graphs.metadata import set_info
 from mscsa_deploy.graphs.passes import optimizations
 from mscsa_deploy.graphs.rewrite import PassRecord, rewrite
-from mscsa_deploy.models.spec import Task, check_size
+from mscsa_deploy.models.spec import check_size
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,6 +10,7 @@ import msgspec
 
 from mscsa_deploy.core.config import Config, convert, read_toml, to_plain
 from mscsa_deploy.core.shipped import shipped_file, shipped_names
+from mscsa_deploy.core.vocabulary import Output, Task
 from mscsa_deploy.errors import UserError
 from mscsa_deploy.imaging.preprocess import Preprocess, default_preprocess
 from mscsa_deploy.models.spec import (
@@ -18,7 +19,6 @@ from mscsa_deploy.models.spec import (
     GateAt,
     ModelOptions,
     ModelSpec,
-    Task,
     check_options,
     check_size,
     model_spec,
@@ -28,9 +28,7 @@ from mscsa_deploy.models.spec import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Output = Literal["logits", "logits-full", "classmap", "probs"]
 Batch = int | Literal["dynamic"]
-OUTPUTS: tuple[Output, ...] = ("logits", "logits-full", "classmap", "probs")
 FOLDER = "export"
 # Tracing writes up to 20, the dynamo exporter up to 23.
 OLDEST_OPSET, NEWEST_OPSET = 13, 23

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mscsa_deploy.core.tensors import Array
-    from mscsa_deploy.export.recipe import Output
+    from mscsa_deploy.core.vocabulary import Output
 
 
 class Answer(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mscsa_deploy.core.tensors import TensorSpec
-    from mscsa_deploy.graphs.metadata import Output, Task
+    from mscsa_deploy.core.vocabulary import Output, Stored, Task
 
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
 
@@ -117,7 +117,7 @@ def _told(info: ModelInfo | None, path: Path, task: Task | None, preprocess: Map
     return msgspec.structs.replace(info or ModelInfo(name=path.stem, task=task), task=task, preprocess=words)
 
 
-def stored_precision(model: ir.Model) -> Literal["fp32", "fp16", "int8"]:
+def stored_precision(model: ir.Model) -> Stored:
     """The lowest precision that the model's weights or ops are in."""
     if _QUANTIZED & {node.op_type for node in model.graph}:
         return "int8"

@@ -7,7 +7,7 @@ text stands as it is, everything else as compact JSON with sorted keys.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import onnx_ir as ir
@@ -15,13 +15,12 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from mscsa_deploy.core.config import Config, convert
 from mscsa_deploy.core.files import output_file
+from mscsa_deploy.core.vocabulary import Output, Stored, Task
 from mscsa_deploy.graphs.check import all_nodes, read_model, to_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-Task = Literal["cls", "seg"]
-Output = Literal["logits", "logits-full", "classmap", "probs"]
 PREFIX = "mscsa_deploy."
 PRODUCER = "mscsa_deploy"
 
@@ -48,7 +47,7 @@ class ModelInfo(Config, frozen=True, kw_only=True):
     name: str
     task: Task
     output: Output = "logits"
-    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    precision: Stored = "fp32"
     stride: int = 0
     tail: str = ""
     source_sha256: str = ""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from mscsa_deploy.core.vocabulary import TASKS, Task
 from mscsa_deploy.errors import SpecError, UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -18,13 +19,11 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-Task = Literal["cls", "seg"]
 FfnAct = Literal["relu6", "gelu", "hardswish"]
 GateAt = Literal["low", "high"]
 ClsHead = Literal["mscsa", "concat"]
 Downsampling = Literal["parallel", "avgpool", "cascade", "single"]
 
-TASKS: tuple[Task, ...] = ("cls", "seg")
 DEFAULT_CLASSES: dict[Task, int] = {"cls": 1000, "seg": 150}
 DEFAULT_SIZES: dict[Task, tuple[int, int]] = {"cls": (224, 224), "seg": (512, 512)}
 SIZE_STEP, SIZE_MIN, SIZE_MAX = 32, 64, 2048

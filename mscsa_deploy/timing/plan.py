@@ -10,6 +10,7 @@ import msgspec
 
 from mscsa_deploy.core.config import Config
 from mscsa_deploy.core.report import Boundary, Mode
+from mscsa_deploy.core.vocabulary import Task
 from mscsa_deploy.errors import UserError, unknown_name
 from mscsa_deploy.imaging.preprocess import Preprocess
 
@@ -138,7 +139,7 @@ class EncodedInputs(Config, frozen=True, kw_only=True):
 
     files: tuple[str, ...]
     preprocess: Preprocess
-    task: Literal["cls", "seg"]
+    task: Task
 
 
 class RowSpec(Config, frozen=True, kw_only=True):

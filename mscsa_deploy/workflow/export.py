@@ -22,8 +22,9 @@ from mscsa_deploy.workflow.prepare import ModelRequest, Prepared, prepare
 from mscsa_deploy.workflow.stages import Stages
 
 if TYPE_CHECKING:
+    from mscsa_deploy.core.vocabulary import Output
     from mscsa_deploy.export.exporter import ExportResult
-    from mscsa_deploy.export.recipe import ExportRecipe, Output
+    from mscsa_deploy.export.recipe import ExportRecipe
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.report import Record
 from mscsa_deploy.core.shipped import shipped_names
-from mscsa_deploy.models.spec import MODEL_NAMES, TASKS, ModelSpec, model_spec
+from mscsa_deploy.core.vocabulary import TASKS
+from mscsa_deploy.models.spec import MODEL_NAMES, ModelSpec, model_spec
 
 
 class ZooRow(Record, frozen=True, kw_only=True):

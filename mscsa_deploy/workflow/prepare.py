@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from mscsa_deploy.core.config import to_json
 from mscsa_deploy.core.files import content_key, sha256_file
+from mscsa_deploy.core.vocabulary import Task
 from mscsa_deploy.errors import UserError
-from mscsa_deploy.models.spec import MODEL_NAMES, Task
+from mscsa_deploy.models.spec import MODEL_NAMES
 
 if TYPE_CHECKING:
     from torch import nn

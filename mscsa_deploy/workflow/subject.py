@@ -12,8 +12,8 @@ from mscsa_deploy.errors import UserError
 from mscsa_deploy.workflow.variants import Role, Variant
 
 if TYPE_CHECKING:
+    from mscsa_deploy.core.vocabulary import Task
     from mscsa_deploy.imaging.preprocess import Preprocess
-    from mscsa_deploy.models.spec import Task
     from mscsa_deploy.runtimes.profile import DeviceProfile
 
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from mscsa_deploy.core.vocabulary import TASKS
 from mscsa_deploy.models.cost import count, model_cost
-from mscsa_deploy.models.spec import MODEL_NAMES, TASKS, ModelOptions, build_model, model_spec
+from mscsa_deploy.models.spec import MODEL_NAMES, ModelOptions, build_model, model_spec
 
 # name, task, parameters (M), MACs (M), FLOPs in the paper's convention (M): figures of an independent build.
 ROWS = [

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from mscsa_deploy.core.vocabulary import TASKS
 from mscsa_deploy.models.layers import adaptive_pool, conv_bn, pool_matrix, resize_bilinear
 from mscsa_deploy.models.randomise import randomise
-from mscsa_deploy.models.spec import MODEL_NAMES, TASKS, ModelOptions, build_model, model_spec
+from mscsa_deploy.models.spec import MODEL_NAMES, ModelOptions, build_model, model_spec
 
 ALL = [(name, task) for name in MODEL_NAMES for task in TASKS]
 SMALL = [each for each in ALL if each[0] in ("topformer_t", "topformer_t_mscsa", "pvt_v2_b0", "pvt_v2_b0_mscsa")]

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mscsa_deploy.core.vocabulary import TASKS
 from mscsa_deploy.errors import SpecError, UserError
 from mscsa_deploy.models.spec import (
     MODEL_NAMES,
-    TASKS,
     ModelOptions,
     build_model,
     check_options,

@@ -1,0 +1,17 @@
+"""Words that mean the same in recipes, files, bundles and on the command line."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Task = Literal["cls", "seg"]
+"""One class per picture, or one class per pixel."""
+TASKS: tuple[Task, ...] = ("cls", "seg")
+
+Output = Literal["logits", "logits-full", "classmap", "probs"]
+"""Where a graph ends: values per class (for segmentation at the model's stride), those at input size, the winning
+class per pixel, or the softmax."""
+OUTPUTS: tuple[Output, ...] = ("logits", "logits-full", "classmap", "probs")
+
+Stored = Literal["fp32", "fp16", "int8"]
+"""What a file's weights are stored in."""
