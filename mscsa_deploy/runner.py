@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from mscsa_deploy.bundle.selection import Candidate, missing_isa, select
+from mscsa_deploy.bundle.selection import Candidate, answering, missing_isa, select
 from mscsa_deploy.bundle.store import Bundle, read_bundle
 from mscsa_deploy.errors import StageError, UserError
 from mscsa_deploy.imaging.classmap import best_classes, class_map, resize_nearest
@@ -204,16 +204,33 @@ def load(
             RuntimeWarning,
             stacklevel=2,
         )
-    count = threads or _threads(opened.manifest, chosen)
+    return _open(opened, chosen, threads or _threads(opened.manifest, chosen), cache)
+
+
+def load_answering(runner: Runner, *, cache: Path | None = None) -> Runner | None:
+    """The network of `runner` once more, with its upsampling and argmax inside the graph.
+
+    It answers with class maps sooner, and with nothing else. None where the bundle holds no such file for this
+    runtime and precision, because it was not faster, or where this machine cannot run it.
+
+    Args:
+        runner: Opened with ``load(..., values=True)``; it stays open.
+        cache: As of `load`.
+    """
+    chosen = answering(runner.candidate, runner.bundle)
+    return None if chosen is None else _open(runner.bundle, chosen, runner.threads, cache)
+
+
+def _open(bundle: Bundle, chosen: Candidate, threads: int, cache: Path | None) -> Runner:
     settings = SessionSettings(
-        threads=count,
+        threads=threads,
         precision=chosen.precision,
         device=chosen.measured.device if chosen.measured else "cpu",
         options=chosen.measured.options if chosen.measured else {},
         cache="" if cache is None else str(cache),
     )
-    session = RUNTIMES.load(chosen.runtime)().load(opened.file(chosen.entry.path), settings)
-    return Runner(opened, chosen, count, session)
+    session = RUNTIMES.load(chosen.runtime)().load(bundle.file(chosen.entry.path), settings)
+    return Runner(bundle, chosen, threads, session)
 
 
 def _threads(manifest: Manifest, chosen: Candidate) -> int:

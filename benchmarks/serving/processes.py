@@ -127,8 +127,8 @@ def in_process_worker(subject: Subject, kind: str) -> None:
     from mscsa_deploy.runner import load
 
     pixels, picture, tensor = inputs(subject)
-    # The server's own choice: it may be asked for probabilities, so it does not take a file that ends in a class map.
-    runner = load(subject.bundle, runtime=subject.runtime, precision=subject.precision, values=True)
+    # The server's own choice: a picture's class map comes from a file that ends in one, a tensor's does not.
+    runner = load(subject.bundle, runtime=subject.runtime, precision=subject.precision, values=kind == "fp32")
     calls: dict[str, Callable[[], Any]] = {
         "uint8": lambda: runner.predict(pixels),
         "jpeg": lambda: runner.predict(picture),

@@ -79,6 +79,19 @@ def twin_of(entry: ArtifactEntry, manifest: Manifest) -> ArtifactEntry | None:
     return max(alike, key=lambda other: other.profile == entry.profile, default=None)
 
 
+def answering(chosen: Candidate, bundle: Bundle) -> Candidate | None:
+    """`chosen` with its upsampling and argmax inside the graph, computed the same way.
+
+    None where the bundle holds no such file, because it was not faster, or where this machine cannot run it.
+    """
+    for each in candidates(bundle.manifest):
+        alike = (each.runtime, each.precision) == (chosen.runtime, chosen.precision)
+        if alike and twin_of(each.entry, bundle.manifest) == chosen.entry and each.entry.inputs == chosen.entry.inputs:
+            runs = missing_isa(each.entry) == missing_isa(chosen.entry) and not _obstacle(each)
+            return each if runs else None
+    return None
+
+
 def candidates(manifest: Manifest, *, values: bool = True) -> tuple[Candidate, ...]:
     """Every way to run the bundle, the preferred one first.
 

@@ -13,7 +13,7 @@ import numpy as np
 from mscsa_deploy.errors import StageError
 from mscsa_deploy.imaging.overlay import shares
 from mscsa_deploy.serving.messages import Inference, read_request, write_response
-from mscsa_deploy.serving.model import PICTURE, Prepared, ServedModel, png
+from mscsa_deploy.serving.model import CLASS_MAP, PICTURE, Prepared, ServedModel, png
 from mscsa_deploy.serving.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class InferCall:
         tensors = self._asked.tensors
         if PICTURE in tensors and self._header_length is None:
             tensors[PICTURE] = _from_base64(tensors[PICTURE])
-        return model.prepare(tensors)
+        return model.prepare(tensors, self._asked.outputs)
 
     def reply(self, model: ServedModel, prepared: Prepared, raw: Array) -> Reply:
         """The protocol's response."""
@@ -108,7 +108,7 @@ class PictureCall:
         """Decode and preprocess the picture."""
         if self._answer != "json" and model.task != "seg":
             raise Refusal(400, f"'{self._answer}' is an answer of segmentation; this model classifies, ask for 'json'")
-        return model.prepare_picture(self._data)
+        return model.prepare_picture(self._data, (CLASS_MAP,))
 
     def reply(self, model: ServedModel, prepared: Prepared, raw: Array) -> Reply:
         """The answer in the form asked for."""

@@ -18,7 +18,7 @@ from mscsa_deploy.serving.datatypes import datatype_of
 from mscsa_deploy.serving.refusal import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from mscsa_deploy.core.tensors import Array
     from mscsa_deploy.runner import Runner
@@ -51,25 +51,28 @@ class Prepared:
     Args:
         tensor: (n, 3, h, w) of the network's own dtype.
         size: (height, width) that class maps come at.
+        runner: The session that is to compute it.
         pixels: The pictures, each (H, W, 3) uint8; none when the tensor was given.
     """
 
     tensor: Array
     size: tuple[int, int]
+    runner: Runner
     pixels: tuple[Array, ...] = field(default=(), repr=False)
 
 
 class ServedModel:
-    """One session with what the protocol says about it; used by one thread at a time.
+    """One session, or two, with what the protocol says about it; used by one thread at a time.
 
     Args:
         runner: The loaded bundle.
         max_pixels: Largest picture, width times height.
         max_batch: Largest batch, where the artefact leaves it open.
+        answering: The same network ending in a class map, for pictures of which nothing more is asked.
     """
 
-    def __init__(self, runner: Runner, *, max_pixels: int, max_batch: int) -> None:
-        self.runner = runner
+    def __init__(self, runner: Runner, *, max_pixels: int, max_batch: int, answering: Runner | None = None) -> None:
+        self.runner, self.answering = runner, answering
         self._max_pixels = max_pixels
         manifest, entry = runner.manifest, runner.candidate.entry
         self.task = manifest.task
@@ -78,22 +81,29 @@ class ServedModel:
         self._input = entry.inputs[0]
         self._raw = next(item for item in entry.outputs if item.name == entry.postprocess.tensor)
         self._post = entry.postprocess
+        self._of_class_map = {CLASS_MAP, OVERLAY} - {self._raw.name}
         self.fixed_batch = self._input.shape[0]
         self.max_batch = max_batch if self.fixed_batch < 0 else self.fixed_batch
         self.inputs = self._declare_inputs()
         self.outputs = self._declare_outputs()
 
     def close(self) -> None:
-        """Release the session."""
-        self.runner.close()
+        """Release the sessions."""
+        for runner in self._runners:
+            runner.close()
 
     def warm_up(self) -> None:
         """Run once on zeros, so that the first request finds everything in place."""
         shape = (self.fixed_batch if self.fixed_batch > 0 else 1, *self._input.shape[1:])
-        self.runner.run(np.zeros(shape, self._input.dtype))
+        for runner in self._runners:
+            runner.run(np.zeros(shape, self._input.dtype))
 
-    def prepare(self, tensors: Mapping[str, Array]) -> Prepared:
+    def prepare(self, tensors: Mapping[str, Array], wanted: Collection[str]) -> Prepared:
         """The network's input for exactly one of the declared inputs.
+
+        Args:
+            tensors: Inputs by name.
+            wanted: Names of the outputs that will be asked for, as of `answers`.
 
         Raises:
             Refusal: Another number of inputs, an unknown one, or one that does not fit its declaration.
@@ -108,29 +118,28 @@ class ServedModel:
         if name == PICTURE:
             if array.dtype != object or array.size != 1:
                 raise Refusal(400, f"input '{PICTURE}' is BYTES of shape [1]: one picture file per request")
-            return self.prepare_picture(array.reshape(-1)[0])
-        return self._from_pixels(array) if name == PIXELS else self._from_tensor(array)
+            return self.prepare_picture(array.reshape(-1)[0], wanted)
+        return self._from_pixels(array, wanted) if name == PIXELS else self._from_tensor(array)
 
-    def prepare_picture(self, data: bytes) -> Prepared:
-        """The network's input for a picture file.
+    def prepare_picture(self, data: bytes, wanted: Collection[str]) -> Prepared:
+        """The network's input for a picture file; `wanted` as of `prepare`.
 
         Raises:
             Refusal: It is no picture of a known format (415), too large (413) or damaged (400).
         """
         self._check_picture(data)
-        pixels = decode(data)
-        return self._from_images((pixels,))
+        return self._from_images((decode(data),), wanted)
 
-    def compute(self, tensor: Array) -> Array:
+    def compute(self, tensor: Array, runner: Runner) -> Array:
         """The network's output for (n, 3, h, w); a fixed batch is filled up with zeros, or run in turns."""
         if self.fixed_batch < 0 or len(tensor) == self.fixed_batch:
-            return self.runner.run(tensor)
+            return runner.run(tensor)
         size, parts = self.fixed_batch, []
         for start in range(0, len(tensor), size):
             part = tensor[start : start + size]
             padded = np.zeros((size, *tensor.shape[1:]), tensor.dtype)
             padded[: len(part)] = part
-            parts.append(self.runner.run(padded)[: len(part)])
+            parts.append(runner.run(padded)[: len(part)])
         return np.concatenate(parts)
 
     def answers(self, prepared: Prepared, raw: Array, wanted: Sequence[str]) -> dict[str, Array]:
@@ -138,7 +147,7 @@ class ServedModel:
 
         Args:
             prepared: The request's input.
-            raw: The network's output for it, (n, ...).
+            raw: What its session computed for it, (n, ...).
             wanted: Names of outputs, of `outputs`.
 
         Raises:
@@ -155,7 +164,7 @@ class ServedModel:
 
     def class_map(self, prepared: Prepared, raw: Array, index: int = 0) -> Array:
         """(H, W) class numbers of one picture of the batch."""
-        classes, _ = self.runner.answer(raw[index : index + 1], prepared.size)
+        classes, _ = prepared.runner.answer(raw[index : index + 1], prepared.size)
         assert classes is not None
         return classes
 
@@ -174,6 +183,16 @@ class ServedModel:
         total: Array = shifted / shifted.sum(axis=1, keepdims=True)
         return total
 
+    @property
+    def _runners(self) -> list[Runner]:
+        return [self.runner] if self.answering is None else [self.runner, self.answering]
+
+    def _runner_for(self, wanted: Collection[str]) -> Runner:
+        """The session for `wanted` of a picture: the one that ends in a class map, where they need no more."""
+        if self.answering is None or not wanted or not self._of_class_map.issuperset(wanted):
+            return self.runner
+        return self.answering
+
     def _output(self, name: str, prepared: Prepared, raw: Array) -> Array:
         count = range(len(raw))
         if name == self._raw.name:
@@ -187,7 +206,7 @@ class ServedModel:
         best = [self.runner.answer(raw[index : index + 1], prepared.size)[1][0] for index in count]
         return _bytes_array([item.label.encode() for item in best])
 
-    def _from_pixels(self, array: Array) -> Prepared:
+    def _from_pixels(self, array: Array, wanted: Collection[str]) -> Prepared:
         images = array[None] if array.ndim == 3 else array
         if array.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise Refusal(
@@ -198,7 +217,7 @@ class ServedModel:
         if images[0].size // 3 > self._max_pixels:
             raise Refusal(413, f"the picture has more than {self._max_pixels} pixels; shrink it first")
         self._check_count(PIXELS, len(images))
-        return self._from_images(tuple(images))
+        return self._from_images(tuple(images), wanted)
 
     def _from_tensor(self, array: Array) -> Prepared:
         shape = self._input.shape
@@ -214,20 +233,21 @@ class ServedModel:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise Refusal(400, f"input '{self._input.name}' holds NaN or infinity")
         height, width = shape[1:3] if array.dtype == np.uint8 else shape[2:4]
-        return Prepared(array, (int(height), int(width)))
+        # Values far outside any picture's range overflow inside the network, which shows in its values alone.
+        return Prepared(array, (int(height), int(width)), self.runner)
 
     def _check_count(self, name: str, count: int) -> None:
         if count > self.max_batch:
             raise Refusal(400, f"input '{name}' holds {count} pictures, expected at most {self.max_batch}")
 
-    def _from_images(self, images: tuple[Array, ...]) -> Prepared:
+    def _from_images(self, images: tuple[Array, ...], wanted: Collection[str]) -> Prepared:
         for image in images:
             check_image(image)
         spec = self.runner.manifest.preprocess
         tensors = [model_input(image, spec, self._input.dtype) for image in images]
         height, width = images[0].shape[:2]
         tensor = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
-        return Prepared(tensor, (int(height), int(width)), images)
+        return Prepared(tensor, (int(height), int(width)), self._runner_for(wanted), images)
 
     def _check_picture(self, data: bytes) -> None:
         """Judge a picture by its first bytes, before any decoder sees the rest."""

@@ -187,10 +187,14 @@ class Pool:
             prepared = self._prepare(model, job)
             if prepared is not None:
                 ready.append((job, prepared))
+        # Stable: those for the same session stay in the order they came.
+        ready.sort(key=lambda each: each[1].runner is not model.runner)
         while ready:
-            count = 0
+            count, runner = 0, ready[0][1].runner
             group: list[tuple[Job, Prepared]] = []
-            while ready and (not group or count + len(ready[0][1].tensor) <= model.max_batch):
+            while ready and ready[0][1].runner is runner:
+                if group and count + len(ready[0][1].tensor) > model.max_batch:
+                    break
                 group.append(ready.pop(0))
                 count += len(group[-1][1].tensor)
             self._compute(model, group, count)
@@ -216,7 +220,7 @@ class Pool:
         begin = time.monotonic()
         tensors = [prepared.tensor for _, prepared in group]
         try:
-            raw = model.compute(tensors[0] if len(tensors) == 1 else np.concatenate(tensors))
+            raw = model.compute(tensors[0] if len(tensors) == 1 else np.concatenate(tensors), group[0][1].runner)
         except DeployError as error:
             for job, _ in group:
                 job.settle(_refusal(error))

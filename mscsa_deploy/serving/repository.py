@@ -18,12 +18,13 @@ from mscsa_deploy.bundle.manifest import MANIFEST_NAME
 from mscsa_deploy.bundle.store import Bundle, read_bundle
 from mscsa_deploy.core.files import cache_root
 from mscsa_deploy.errors import DeployError, UserError, unknown_name
-from mscsa_deploy.runner import load
+from mscsa_deploy.runner import load, load_answering
 from mscsa_deploy.serving.model import ServedModel
 from mscsa_deploy.serving.pool import Pool
 from mscsa_deploy.serving.refusal import Refusal
 
 if TYPE_CHECKING:
+    from mscsa_deploy.runner import Runner
     from mscsa_deploy.serving.pool import Observer
     from mscsa_deploy.serving.settings import Limits, Work
 
@@ -103,13 +104,14 @@ class Served:
                 "task": model.task,
                 "runtime": model.runner.candidate.runtime,
                 "precision": model.runner.candidate.precision,
-                "artifact_sha256": self._sha256(),
+                "artifact_sha256": self._sha256(model.runner),
+                **({"class_map_artifact_sha256": self._sha256(model.answering)} if model.answering else {}),
                 "labels": list(model.labels),
             },
         }
 
-    def _sha256(self) -> str:
-        wanted = self.pool.model.runner.candidate.entry.path
+    def _sha256(self, runner: Runner) -> str:
+        wanted = runner.candidate.entry.path
         return next(entry.sha256 for entry in self.bundle.manifest.files if entry.path == wanted)
 
 
@@ -197,20 +199,11 @@ class Repository:
     def _open(self, place: Place, name: str, version: str, *, bundle: Bundle | None = None) -> Served:
         stamp = _stamp(place.path)
         opened = bundle or read_bundle(place.path)
-        work, limits = self._work, self._limits
+        work = self._work
         models: list[ServedModel] = []
         try:
             while not models or len(models) < work.sessions(models[0].runner.threads):
-                runner = load(
-                    opened,
-                    runtime=work.runtime,
-                    precision=work.precision,
-                    threads=work.threads,
-                    cache=_cache(),
-                    # A request may ask for probabilities.
-                    values=True,
-                )
-                models.append(ServedModel(runner, max_pixels=limits.pixels, max_batch=work.max_batch))
+                models.append(self._model(opened))
                 models[-1].warm_up()
         except DeployError:
             for model in models:
@@ -219,6 +212,20 @@ class Repository:
         return Served(
             name, version, place, opened, stamp or (0, 0, 0), Pool(models, work, self._observer(name, version))
         )
+
+    def _model(self, bundle: Bundle) -> ServedModel:
+        """One worker's session; a second one where pictures are answered sooner by a file that ends in class maps."""
+        work, cache = self._work, _cache()
+        every = work.answers == "all"
+        runner = load(
+            bundle, runtime=work.runtime, precision=work.precision, threads=work.threads, cache=cache, values=every
+        )
+        try:
+            answering = load_answering(runner, cache=cache) if every else None
+        except DeployError:
+            runner.close()
+            raise
+        return ServedModel(runner, max_pixels=self._limits.pixels, max_batch=work.max_batch, answering=answering)
 
 
 def _cache() -> Path:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from mscsa_deploy.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+Answers = Literal["all", "class-maps"]
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -53,6 +54,8 @@ class Work:
         max_batch: Largest batch that is gathered, where the artefact has a free batch axis.
         batch_delay_ms: How long the first request of a batch waits for others, when all workers were busy.
         stalled_seconds: A session that computes for longer is taken for hung.
+        answers: ``all``; or ``class-maps``: of segmentation only those and overlays, where the bundle holds a file
+            that ends in them, so that each worker holds one session instead of two.
     """
 
     workers: int = 0
@@ -64,10 +67,13 @@ class Work:
     max_batch: int = 8
     batch_delay_ms: float = 2.0
     stalled_seconds: float = 120.0
+    answers: Answers = "all"
 
     def __post_init__(self) -> None:
         if self.queue < 1 or self.max_batch < 1 or self.workers < 0:
             raise UserError("a server needs a queue and a batch of at least 1, and no negative number of workers")
+        if self.answers not in get_args(Answers):
+            raise UserError(f"a server's answers are {' or '.join(get_args(Answers))}, not '{self.answers}'")
         if self.deadline_ms <= 0 or self.batch_delay_ms < 0:
             raise UserError("the deadline must be positive and the batch delay not negative (milliseconds)")
 

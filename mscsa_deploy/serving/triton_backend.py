@@ -40,11 +40,12 @@ class TritonPythonModel:
     def _answer(self, request: Any) -> Any:
         vendor = self._vendor
         try:
-            prepared = self._model.prepare({tensor.name(): tensor.as_numpy() for tensor in request.inputs()})
             wanted = list(request.requested_output_names())
             # A request that names no output arrives as one that names all.
             names = [] if set(wanted) == set(self._outputs) else wanted
-            outputs = self._model.answers(prepared, self._model.compute(prepared.tensor), names)
+            prepared = self._model.prepare({tensor.name(): tensor.as_numpy() for tensor in request.inputs()}, names)
+            raw = self._model.compute(prepared.tensor, prepared.runner)
+            outputs = self._model.answers(prepared, raw, names)
         except (Refusal, DeployError) as error:
             refusal = error if isinstance(error, Refusal) else refusal_of(error)
             return vendor.InferenceResponse(output_tensors=[], error=self._error(refusal))

@@ -12,6 +12,7 @@ from mscsa_deploy.errors import UnsupportedError, UserError
 
 if TYPE_CHECKING:
     from mscsa_deploy.serving.application import Service
+    from mscsa_deploy.serving.pool import Pool
     from mscsa_deploy.serving.repository import Repository
 
 Engine = Literal["local", "ray"]
@@ -79,10 +80,7 @@ def run_serve(request: ServeRequest, announce: Callable[[Serving], None]) -> Non
     from mscsa_deploy.serving.server import serve
 
     def ready(url: str, repository: Repository) -> None:
-        models = tuple(
-            (served.name, served.version, f"{served.pool.workers} x {served.pool.model.runner.candidate}")
-            for served in repository.all()
-        )
+        models = tuple((served.name, served.version, _sessions(served.pool)) for served in repository.all())
         announce(Serving(url, request.engine, models, _warnings(service)))
 
     serve(service, access_log=request.access_log, announce=ready)
@@ -119,6 +117,12 @@ def _run_ray(request: ServeRequest, service: Service, announce: Callable[[Servin
         replicas=(low, high),
         announce=lambda url, models: announce(Serving(url, "ray", models, _warnings(service))),
     )
+
+
+def _sessions(pool: Pool) -> str:
+    model = pool.model
+    candidates = [runner.candidate for runner in (model.runner, model.answering) if runner is not None]
+    return ", for class maps ".join(f"{pool.workers} x {candidate}" for candidate in candidates)
 
 
 def _token(path: Path | None) -> str:

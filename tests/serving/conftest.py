@@ -18,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -37,7 +38,7 @@ SECONDS = 20
 """For anything that a test waits for; far more than it takes."""
 
 
-def network(path, *, task, batch):
+def network(path, *, task, batch, tail=False):
     import onnx
     from onnx import TensorProto, helper
 
@@ -50,13 +51,31 @@ def network(path, *, task, batch):
     size = "n" if batch < 0 else batch
     grid = [size, 3, SIZE // STRIDE, SIZE // STRIDE] if task == "seg" else [size, 3]
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [size, 3, SIZE, SIZE])
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, grid)
-    graph = helper.make_graph(nodes, "colors", [image], [logits])
+    output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, grid)
+    constants = []
+    if tail:
+        nodes += [
+            helper.make_node("Resize", ["logits", "", "scales"], ["large"], mode="linear"),
+            helper.make_node("ArgMax", ["large"], ["winner"], axis=1, keepdims=0),
+            helper.make_node("Cast", ["winner"], ["classmap"], to=TensorProto.UINT8),
+        ]
+        constants = [helper.make_tensor("scales", TensorProto.FLOAT, [4], [1.0, 1.0, STRIDE, STRIDE])]
+        output = helper.make_tensor_value_info("classmap", TensorProto.UINT8, [size, SIZE, SIZE])
+    graph = helper.make_graph(nodes, "colors", [image], [output], constants)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
 
 
-def make_bundle(directory, *, task="seg", batch=1, name="colors", fake=None, labels=("red", "green", "blue")):
-    """A bundle of the color network, or of a fake one with the settings `fake`."""
+def class_map_entry(entry):
+    """The record of a network's file that ends in a class map."""
+    output = Tensor(name="classmap", dtype="uint8", shape=(entry.inputs[0].shape[0], SIZE, SIZE))
+    post = Postprocess.of("seg", "classmap", tensor="classmap")
+    return msgspec.structs.replace(entry, path="classmap.onnx", outputs=(output,), postprocess=post)
+
+
+def make_bundle(
+    directory, *, task="seg", batch=1, name="colors", fake=None, labels=("red", "green", "blue"), tail=False
+):
+    """A bundle of the color network, `tail`: also ending in a class map; or of a fake one with the settings `fake`."""
     directory.mkdir(parents=True)
     grid = (batch, 3, SIZE // STRIDE, SIZE // STRIDE) if task == "seg" else (batch, 3)
     shape = (batch, 3, SIZE, SIZE)
@@ -77,6 +96,10 @@ def make_bundle(directory, *, task="seg", batch=1, name="colors", fake=None, lab
         outputs=(Tensor(name="logits", dtype="float32", shape=grid),),
         postprocess=Postprocess.of(task, "logits", tensor="logits", stride=STRIDE if task == "seg" else 1),
     )
+    entries = (entry,)
+    if tail:
+        entries = (entry, class_map_entry(entry))
+        network(directory / entries[1].path, task=task, batch=batch, tail=True)
     manifest = Manifest(
         model=BundleModel(name=name),
         task=task,
@@ -84,7 +107,7 @@ def make_bundle(directory, *, task="seg", batch=1, name="colors", fake=None, lab
         palette=((255, 0, 0), (0, 255, 0), (0, 0, 255)),
         input=image,
         preprocess=Preprocess(height=SIZE, width=SIZE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
-        artifacts=(entry,),
+        artifacts=entries,
     )
     return write_bundle(directory, manifest).root
 
@@ -200,13 +223,14 @@ def bundles(tmp_path_factory):
         "seg": make_bundle(root / "seg"),
         "cls": make_bundle(root / "cls", task="cls", name="color"),
         "batch": make_bundle(root / "batch", batch=-1, name="batch"),
+        "both": make_bundle(root / "both", batch=-1, name="both", tail=True),
     }
 
 
 @pytest.fixture(scope="session")
 def client(bundles):
-    """One server of all bundles, for tests that leave it as it is."""
-    with serving(*bundles.values()) as client:
+    """One server of several bundles, for tests that leave it as it is."""
+    with serving(bundles["seg"], bundles["cls"], bundles["batch"]) as client:
         yield client
 
 

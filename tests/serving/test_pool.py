@@ -100,10 +100,10 @@ def test_bug_in_a_worker_costs_one_answer(bundles, serve, tiny, monkeypatch, cap
     failing = threading.Event()
     failing.set()
 
-    def compute(self, tensor):
+    def compute(self, tensor, runner):
         if failing.is_set():
             raise ZeroDivisionError("a bug")
-        return whole(self, tensor)
+        return whole(self, tensor, runner)
 
     monkeypatch.setattr(ServedModel, "compute", compute)
     with serve(bundles["seg"]) as client:
