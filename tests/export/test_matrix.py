@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 # The limit that exported files are held to: float32 sums in another order, through up to 900 nodes.
 MAX_ERROR = 1e-4
+# Under some random weights attention is so sharp that PyTorch's own float32 answer is further than that from its
+# float64 one (TopFormer-B+MSCSA at full size: 1.6e-4, and 2.1e-4 between its two convolution libraries). There a
+# runtime may be as far from the float64 answer as PyTorch, give or take a factor of two.
+MOST_OWN_ERROR = 2.0
 SMALL = {"cls": (64, 64), "seg": (96, 128)}
 # A head of few classes: the matrix is about the network, and a class is a class.
 CLASSES = 21
@@ -50,7 +54,9 @@ def check(name: str, task: str, size: tuple[int, int], place: Path, *, optimize:
     for runtime in ("onnxruntime", "openvino"):
         with RUNTIMES.load(runtime)().load(result.artifact.path, SessionSettings(threads=2)) as session:
             found = session.run(image)["logits"]
-        assert distance(expected, found) <= MAX_ERROR, runtime
+        if distance(expected, found) > MAX_ERROR:
+            exact = answerer(model.double(), "logits", size)(image["image"].astype(np.float64)).astype(np.float32)
+            assert distance(exact, found) <= MOST_OWN_ERROR * distance(exact, expected), runtime
         assert np.mean(expected.argmax(1) == found.argmax(1)) >= 0.999
 
 
