@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from mscsa_deploy.core.files import sha256_file
+from mscsa_deploy.core.vocabulary import Task
 from mscsa_deploy.errors import UserError
 from mscsa_deploy.imaging.decode import decode, is_readable
 from mscsa_deploy.imaging.layouts import Sample, folder_samples, list_samples
@@ -147,7 +148,7 @@ def read_mask(path: Path) -> npt.NDArray[np.integer]:
     return values.astype(np.uint8) if values.dtype == bool else values
 
 
-def open_dataset(place: str | Path, task: str, *, labels: Sequence[str] | None = None) -> Dataset:
+def open_dataset(place: str | Path, task: Task, *, labels: Sequence[str] | None = None) -> Dataset:
     """The image set at `place`.
 
     Args:

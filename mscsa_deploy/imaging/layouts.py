@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mscsa_deploy.core.vocabulary import Task
 from mscsa_deploy.errors import UserError, unknown_name
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -33,7 +34,7 @@ def pictures_in(folder: Path) -> list[Path]:
     )
 
 
-def folder_samples(folder: Path, task: str, labels: Sequence[str] | None) -> Found:
+def folder_samples(folder: Path, task: Task, labels: Sequence[str] | None) -> Found:
     """Samples of a folder, and the class names that its layout gives.
 
     Raises:
@@ -77,7 +78,7 @@ def _segmentation_folder(folder: Path) -> tuple[Sample, ...]:
     return tuple(Sample(path, mask=mask) for path, mask in pairs)
 
 
-def list_samples(path: Path, task: str, labels: Sequence[str] | None) -> Found:
+def list_samples(path: Path, task: Task, labels: Sequence[str] | None) -> Found:
     """Samples of a CSV list with the columns ``image,label`` or ``image,mask``; paths are relative to the list.
 
     Raises:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from mscsa_deploy.core.config import Config
+from mscsa_deploy.core.vocabulary import Task
 from mscsa_deploy.errors import SpecError, UserError
 from mscsa_deploy.imaging.decode import MAX_PIXELS
 
@@ -59,7 +60,7 @@ class Preprocess(Config, frozen=True, kw_only=True):
             raise UserError("short_side is set but resize is 'stretch'", hint="use resize = 'short_side_crop'")
 
 
-def default_preprocess(task: str, size: tuple[int, int]) -> Preprocess:
+def default_preprocess(task: Task, size: tuple[int, int]) -> Preprocess:
     """What a model of `task` (``"cls"`` or ``"seg"``) usually sees at input `size` (height, width)."""
     height, width = size
     if task == "seg":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mscsa_deploy.core.files import output_file
+from mscsa_deploy.core.vocabulary import Task, task_named
 from mscsa_deploy.errors import CheckpointError
 from mscsa_deploy.models.checkpoint_fit import MODEL, OPTIONS, TASK, Checkpoint, FitReport, Loaded, fit
 from mscsa_deploy.models.checkpoint_names import Rename, read_key_map
@@ -60,7 +61,7 @@ def load_checkpoint(path: Path, *, ema: bool = False) -> Checkpoint:
     return Checkpoint(path, tensors, metadata, layout)
 
 
-def model_metadata(name: str, task: str, options: ModelOptions) -> dict[str, str]:
+def model_metadata(name: str, task: Task, options: ModelOptions) -> dict[str, str]:
     """The metadata entries that `load_model_file` needs; callers add preprocessing, labels and size."""
     return {MODEL: name, TASK: task, OPTIONS: options_to_json(options)}
 
@@ -106,6 +107,6 @@ def load_model_file(path: Path) -> tuple[nn.Module, dict[str, str]]:
             f"'{path}' does not say which model it holds (no '{MODEL}' entry)",
             hint="give the model's name together with the checkpoint",
         )
-    task = checkpoint.metadata.get(TASK, "")
+    task = task_named(checkpoint.metadata.get(TASK, ""))
     loaded = fit(checkpoint.metadata[MODEL], task, checkpoint)
     return loaded.model, checkpoint.metadata

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mscsa_deploy.core.vocabulary import Task
 from mscsa_deploy.models.spec import MODEL_NAMES, ModelOptions, ModelSpec, build_model, model_spec
 
 if TYPE_CHECKING:
@@ -50,12 +51,12 @@ class Difference:
         return len(self.missing) + len(self.unexpected) + len(self.misshapen)
 
 
-def model_shapes(name: str, task: str, options: ModelOptions) -> Shapes:
+def model_shapes(name: str, task: Task, options: ModelOptions) -> Shapes:
     """Names and shapes of a model's state dict; nothing is allocated."""
     return shapes_in(empty_model(name, task, options))
 
 
-def empty_model(name: str, task: str, options: ModelOptions) -> nn.Module:
+def empty_model(name: str, task: Task, options: ModelOptions) -> nn.Module:
     """A model whose tensors have shapes but no storage."""
     with torch.device("meta"):
         return build_model(name, task, options)
@@ -160,10 +161,10 @@ def advice(shapes: Shapes, spec: ModelSpec, options: ModelOptions, difference: D
     return ""
 
 
-def _likely_models(shapes: Mapping[str, Shape]) -> list[tuple[str, str]]:
+def _likely_models(shapes: Mapping[str, Shape]) -> list[tuple[str, Task]]:
     """Models of the zoo whose family, task and mixing module the names speak for; none if they name no family."""
     families = {"topformer": "backbone.tpm.", "pvt_v2": "backbone.patch_embed1."}
-    task = "seg" if any(name.startswith("decode_head.") for name in shapes) else "cls"
+    task: Task = "seg" if any(name.startswith("decode_head.") for name in shapes) else "cls"
     mscsa = any(name.startswith("backbone.mscsa.") for name in shapes)
     specs = [model_spec(name, task) for name in MODEL_NAMES]
     return [
@@ -173,7 +174,7 @@ def _likely_models(shapes: Mapping[str, Shape]) -> list[tuple[str, str]]:
     ]
 
 
-def _shapes_for(name: str, task: str, shapes: Shapes) -> Shapes:
+def _shapes_for(name: str, task: Task, shapes: Shapes) -> Shapes:
     options = ModelOptions(num_classes=head_classes(shapes))
     return model_shapes(name, task, infer_options(shapes, model_spec(name, task), options))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from mscsa_deploy.core.vocabulary import Task
 from mscsa_deploy.errors import CheckpointError
 from mscsa_deploy.models.checkpoint_diff import (
     COUNTER,
@@ -82,7 +83,7 @@ class Loaded:
 
 def fit(
     model_name: str,
-    task: str,
+    task: Task,
     checkpoint: Checkpoint,
     options: ModelOptions | None = None,
     *,
@@ -131,7 +132,7 @@ def fit(
 
 
 def _with_stored_options(
-    checkpoint: Checkpoint, model_name: str, task: str, options: ModelOptions, allow_partial: bool
+    checkpoint: Checkpoint, model_name: str, task: Task, options: ModelOptions, allow_partial: bool
 ) -> ModelOptions:
     """The options that a file of ours was saved with; those given must not contradict them."""
     if MODEL not in checkpoint.metadata:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from mscsa_deploy.core.vocabulary import Task
 from mscsa_deploy.models.layers import MatMul
 from mscsa_deploy.models.spec import ModelOptions, build_model, model_spec
 
@@ -106,7 +107,7 @@ def _part_names(model: nn.Module) -> list[str]:
 
 
 def model_cost(
-    name: str, task: str, *, input_size: tuple[int, int] | None = None, options: ModelOptions | None = None
+    name: str, task: Task, *, input_size: tuple[int, int] | None = None, options: ModelOptions | None = None
 ) -> Cost:
     """The cost of a model of the zoo at its reference size or at `input_size`; no weights are allocated."""
     with torch.device("meta"):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from mscsa_deploy.core.vocabulary import TASKS, Task
+from mscsa_deploy.core.vocabulary import TASKS, Task, task_named
 from mscsa_deploy.errors import SpecError, UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -147,18 +147,17 @@ def model_spec(name: str, task: str) -> ModelSpec:
     """
     if name not in _PAPER_MFLOPS:
         raise unknown_name("model", name, MODEL_NAMES)
-    if task not in TASKS:
-        raise unknown_name("task", task, TASKS)
+    known = task_named(task)
     family = "topformer" if name.startswith("topformer") else "pvt_v2"
     source = TOPFORMER_SOURCE if family == "topformer" else PVT_SOURCE
-    stride = 0 if task == "cls" else 8 if family == "topformer" else 4
-    mflops = _PAPER_MFLOPS[name][TASKS.index(task)]
+    stride = 0 if known == "cls" else 8 if family == "topformer" else 4
+    mflops = _PAPER_MFLOPS[name][TASKS.index(known)]
     return ModelSpec(
         name=name,
         family=family,
-        task=task,
-        input_size=DEFAULT_SIZES[task],
-        num_classes=DEFAULT_CLASSES[task],
+        task=known,
+        input_size=DEFAULT_SIZES[known],
+        num_classes=DEFAULT_CLASSES[known],
         output_stride=stride,
         build=f"mscsa_deploy.models.{family}:build",
         source=f"{source}; {SOURCE}" if name.endswith("_mscsa") else source,
@@ -181,7 +180,7 @@ def check_options(spec: ModelSpec, options: ModelOptions) -> None:
         raise UserError(f"gate_at does not apply to {spec.name} for {spec.task}: a classifier has no fusion gate")
 
 
-def build_model(name: str, task: str, options: ModelOptions | None = None) -> nn.Module:
+def build_model(name: str, task: Task, options: ModelOptions | None = None) -> nn.Module:
     """A freshly initialised model in training mode.
 
     Takes (N, 3, H, W) float32, normalised RGB; returns logits, (N, classes) or (N, classes, H/s, W/s) with

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from mscsa_deploy.core.tensors import TensorSpec
+from mscsa_deploy.core.vocabulary import Task
 from mscsa_deploy.errors import UserError
 from mscsa_deploy.imaging.preprocess import Preprocess, model_input
 from mscsa_deploy.timing.plan import MIN_INPUTS, CoreInputs, EncodedInputs
@@ -85,7 +86,7 @@ def write_random_inputs(path: Path, declared: tuple[TensorSpec, ...], *, seed: i
     return _write(path, arrays)
 
 
-def write_pictures(folder: Path, pictures: Iterable[Picture], spec: Preprocess, task: str) -> EncodedInputs:
+def write_pictures(folder: Path, pictures: Iterable[Picture], spec: Preprocess, task: Task) -> EncodedInputs:
     """Encode pictures as JPEG files in `folder`, at least 16, for the end-to-end boundary."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []

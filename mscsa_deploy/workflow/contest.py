@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.tensors import Array
+from mscsa_deploy.core.vocabulary import Task
 from mscsa_deploy.errors import SpecError, StageError, UnsupportedError, UserError
 from mscsa_deploy.imaging.preprocess import model_input
 from mscsa_deploy.parity.compare import Comparator
@@ -42,7 +43,7 @@ class Contest:
     reference: Contestant
     candidates: tuple[Contestant, ...]
     place: str
-    task: str
+    task: Task
     preprocess: Preprocess
     labels: tuple[str, ...] = ()
     limit: int | None = None

@@ -14,6 +14,7 @@ from mscsa_deploy.core.files import content_key
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.report import Metric
 from mscsa_deploy.core.tensors import Array, TensorSpec
+from mscsa_deploy.core.vocabulary import Task
 from mscsa_deploy.errors import StageError, UserError
 from mscsa_deploy.imaging.preprocess import Preprocess, model_input, preprocess
 from mscsa_deploy.parity.bootstrap import paired_drop
@@ -40,7 +41,7 @@ class ImageSet:
 
     dataset: Dataset
     preprocess: Preprocess
-    task: str
+    task: Task
     classes: int
     limit: int | None = None
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mscsa_deploy.core.shipped import shipped_folder
+from mscsa_deploy.core.vocabulary import Task
 from mscsa_deploy.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def shipped_set(name: str) -> Path:
     return shipped_folder("calibration") / "scenes" / f"{name}.toml"
 
 
-def open_images(place: str | Path, task: str, classes: int | None = None, labels: Sequence[str] = ()) -> Dataset:
+def open_images(place: str | Path, task: Task, classes: int | None = None, labels: Sequence[str] = ()) -> Dataset:
     """The images at `place`: a folder, a CSV list, a scene-set manifest, or the bare name of a shipped set.
 
     The masks of a shipped set are of its own classes: a model with another number of them gets the pictures only.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 import numpy as np
 
 from mscsa_deploy.core.tensors import Array, TensorSpec
+from mscsa_deploy.core.vocabulary import Task
 from mscsa_deploy.imaging.classmap import class_map, resize_nearest
 from mscsa_deploy.parity.metrics import ConfusionMatrix, ImageScores, TopK
 
@@ -27,7 +28,7 @@ def class_count(outputs: Sequence[TensorSpec], labels: Sequence[str]) -> int:
     return len(labels) or MAX_CLASSES
 
 
-def judge_for(task: str, classes: int, spec: Preprocess) -> Judge:
+def judge_for(task: Task, classes: int, spec: Preprocess) -> Judge:
     """What scores a model's answers by the task metric; `spec` says at which size it segments."""
     return _SegmentationJudge(classes, spec) if task == "seg" else _ClassificationJudge()
 

@@ -57,7 +57,7 @@ class Subject:
     """
 
     name: str
-    task: str
+    task: Task
     classes: int
     preprocess: Preprocess
     declared: TensorSpec
