@@ -9,26 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from mscsa_deploy.core.files import sha256_file
 from mscsa_deploy.errors import UserError, unknown_name
+from mscsa_deploy.workflow.header import TASK, Says, read_header
 
 if TYPE_CHECKING:
     from mscsa_deploy.bundle.manifest import ArtifactEntry
-    from mscsa_deploy.imaging.preprocess import Preprocess
     from mscsa_deploy.runtimes.protocol import Capabilities, SessionSettings
-    from mscsa_deploy.workflow.prepare import ModelRequest
+from mscsa_deploy.workflow.prepare import ModelRequest
 
 FOR_TESTS = "fake"
-PREPROCESS = "mscsa_deploy.preprocess"
-LABELS = "mscsa_deploy.labels"
-TASK = "mscsa_deploy.task"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Says:
-    """What a model says about itself; None or empty where it does not."""
-
-    task: str | None = None
-    preprocess: Preprocess | None = None
-    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,19 +149,7 @@ def _read_torch(path: Path) -> tuple[Says, str]:
             f"'{path}' does not say which model it holds",
             hint="name the model or its recipe instead, and give the file with --checkpoint",
         )
-    return _torch_says(metadata, str(path)), "fp32"
-
-
-def _torch_says(metadata: Mapping[str, str], source: str) -> Says:
-    import json
-
-    from mscsa_deploy.core.config import convert
-    from mscsa_deploy.imaging.preprocess import Preprocess
-
-    text = metadata.get(PREPROCESS)
-    spec = convert(json.loads(text), Preprocess, source=source) if text else None
-    labels = tuple(json.loads(metadata.get(LABELS, "[]")))
-    return Says(task=metadata.get(TASK), preprocess=spec, labels=labels)
+    return read_header(metadata, str(path)), "fp32"
 
 
 def _of_zoo(argument: str, request: ModelRequest, work: Path) -> Contestant:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mscsa_deploy.core.config import to_json
 from mscsa_deploy.core.files import content_key, sha256_file
 from mscsa_deploy.core.vocabulary import Task
 from mscsa_deploy.errors import UserError
 from mscsa_deploy.models.spec import MODEL_NAMES
+from mscsa_deploy.workflow.header import header, read_header, resized, with_header
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,7 +82,7 @@ class Prepared:
         return self.recipe.model
 
     @property
-    def task(self) -> str:
+    def task(self) -> Task:
         """``"cls"`` or ``"seg"``."""
         return self.recipe.task
 
@@ -125,8 +126,7 @@ class Prepared:
         metadata = {
             **model_metadata(self.name, self.task, self.recipe.options),
             "mscsa_deploy.input_size": f"{height}x{width}",
-            "mscsa_deploy.preprocess": to_json(self.preprocess).decode(),
-            "mscsa_deploy.labels": to_json(self.labels).decode(),
+            **header(self.preprocess, self.labels),
         }
         save_checkpoint(path, self.module, metadata)
 
@@ -143,7 +143,14 @@ def prepare(request: ModelRequest) -> Prepared:
     recipe, shipped = _recipe_of(request)
     # Labels and colors are those of the recipe's own classes.
     own = () if request.num_classes not in (None, recipe.num_classes) else None
-    recipe = changed(recipe, size=request.size, num_classes=request.num_classes, labels=own, palette=own)
+    recipe = changed(
+        recipe,
+        size=request.size,
+        num_classes=request.num_classes,
+        labels=own,
+        palette=own,
+        preprocess=_preprocess_at(recipe, request.size),
+    )
     if request.random_weights is not None:
         return _with_random_weights(recipe, request)
     path = request.checkpoint or shipped
@@ -169,6 +176,13 @@ def _recipe_of(request: ModelRequest) -> tuple[ExportRecipe, Path | None]:
     return source.recipe, source.weights
 
 
+def _preprocess_at(recipe: ExportRecipe, size: tuple[int, int] | None) -> dict[str, Any] | None:
+    """The recipe's own preprocessing for another size; None where it needs no change."""
+    if size is None or "short_side" not in recipe.preprocess:
+        return None
+    return {**recipe.preprocess, "short_side": resized(recipe.full_preprocess(), size).short_side}
+
+
 def _with_random_weights(recipe: ExportRecipe, request: ModelRequest) -> Prepared:
     from mscsa_deploy.export.recipe import changed
     from mscsa_deploy.models.randomise import randomise
@@ -182,7 +196,7 @@ def _with_random_weights(recipe: ExportRecipe, request: ModelRequest) -> Prepare
         module=module,
         recipe=recipe,
         preprocess=recipe.full_preprocess(),
-        labels=_labels(recipe, {}),
+        labels=recipe.labels if len(recipe.labels) == recipe.num_classes else (),
         source_sha256="",
         random_weights=request.random_weights,
         key=content_key({"seed": request.random_weights, "recipe": to_json(recipe).decode()}),
@@ -191,25 +205,25 @@ def _with_random_weights(recipe: ExportRecipe, request: ModelRequest) -> Prepare
 
 
 def _with_checkpoint(recipe: ExportRecipe, path: Path, request: ModelRequest) -> Prepared:
-    from mscsa_deploy.export.recipe import changed
     from mscsa_deploy.models.checkpoint import fit, load_checkpoint, read_key_map
 
     checkpoint = load_checkpoint(path)
     rules = read_key_map(request.key_map) if request.key_map else ()
     options = recipe.options
-    if request.checkpoint is not None and request.num_classes is None and request.model in MODEL_NAMES:
-        # Of a model of the zoo, the head tells how many classes there are, not the shipped recipe.
+    # Of a model of the zoo with one's own weights, these tell what they are for, not the recipe that ships.
+    own = request.checkpoint is not None and request.model in MODEL_NAMES
+    if own and request.num_classes is None:
         options = replace(options, num_classes=None)
     loaded = fit(recipe.model, recipe.task, checkpoint, options, key_map=rules, allow_partial=request.allow_partial)
-    own = None if recipe.num_classes in (None, loaded.options.num_classes) else ()
-    recipe = changed(recipe, num_classes=loaded.options.num_classes, labels=own, palette=own)
+    says = read_header(checkpoint.metadata, str(path))
+    recipe = with_header(recipe, says, own=own, size=request.size, classes=loaded.options.num_classes)
     digest = sha256_file(path)
     card = path.with_suffix(".md")
     return Prepared(
         module=loaded.model,
         recipe=recipe,
         preprocess=recipe.full_preprocess(),
-        labels=_labels(recipe, checkpoint.metadata),
+        labels=recipe.labels,
         source_sha256=digest,
         random_weights=None,
         key=content_key({"checkpoint": digest, "recipe": to_json(recipe).decode(), "partial": request.allow_partial}),
@@ -217,11 +231,3 @@ def _with_checkpoint(recipe: ExportRecipe, path: Path, request: ModelRequest) ->
         card=card if card.is_file() else None,
         license=recipe.license if request.checkpoint is None else "",
     )
-
-
-def _labels(recipe: ExportRecipe, metadata: dict[str, str]) -> tuple[str, ...]:
-    """The recipe's labels, or those of the checkpoint's own metadata, if there are as many as classes."""
-    import json
-
-    labels = recipe.labels or tuple(json.loads(metadata.get("mscsa_deploy.labels", "[]")))
-    return labels if len(labels) == recipe.num_classes else ()

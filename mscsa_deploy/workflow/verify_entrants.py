@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mscsa_deploy.core.config import read_toml
+from mscsa_deploy.core.vocabulary import Task
 from mscsa_deploy.errors import UnsupportedError, UserError
 from mscsa_deploy.workflow.contest import Contest
 from mscsa_deploy.workflow.contestants import Contestant, contestants
@@ -59,7 +60,7 @@ def make_contest(
     """What is run, with the task and preprocessing that the user, the reference or a candidate says."""
     everyone = (reference, *others)
     said = (each.says.task for each in everyone if each.says.task)
-    task: str | None = request.source.task or next(said, None)
+    task: Task | None = request.source.task or next(said, None)
     if task is None:
         raise UserError(f"'{request.reference}' does not say its task", hint="add --task cls or --task seg")
     return Contest(

@@ -6,7 +6,8 @@ import pytest
 
 from mscsa_deploy.bundle.manifest import ArtifactEntry, Measurement, Postprocess
 from mscsa_deploy.runtimes.protocol import Capabilities
-from mscsa_deploy.workflow.contestants import Contestant, Says, _entry_ways, _on
+from mscsa_deploy.workflow.contestants import Contestant, _entry_ways, _on
+from mscsa_deploy.workflow.header import Says
 
 
 def entry(*measurements, runtimes=("onnxruntime", "openvino")):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import msgspec
 import pytest
 from PIL import Image
 
 from mscsa_deploy.errors import CheckpointError, UserError
+from mscsa_deploy.imaging.preprocess import Preprocess
+from mscsa_deploy.workflow.header import read_header, resized
 from mscsa_deploy.workflow.images import open_images
 from mscsa_deploy.workflow.prepare import ModelRequest, prepare
 
@@ -44,6 +49,74 @@ def test_a_saved_model_is_a_checkpoint_that_gives_the_same_answers(saved):
     image = torch.linspace(-1, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(again.module(image), prepared.module(image))
+
+
+@pytest.fixture
+def trained(saved, tmp_path):
+    """Weights trained on pictures of 64x96 with their own mean and std, for three named classes."""
+    _, prepared = saved
+    spec = Preprocess(height=64, width=96, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), interpolation="bicubic")
+    path = tmp_path / "trained.safetensors"
+    replace(prepared, preprocess=spec, labels=("sky", "sea", "land")).save(path)
+    return path, spec
+
+
+def recipe_of(place, *lines):
+    place.write_text('model = "topformer_t"\ntask = "seg"\n' + "\n".join(lines))
+    return str(place)
+
+
+def test_what_weights_say_of_preprocessing_and_labels_is_used(trained):
+    path, spec = trained
+    made = prepare(ModelRequest(model="topformer_t", task="seg", checkpoint=path))
+    assert (made.preprocess, made.labels, made.size) == (spec, ("sky", "sea", "land"), (64, 96))
+    assert made.recipe.full_preprocess() == spec
+    other = prepare(ModelRequest(model="topformer_t", task="seg", checkpoint=path, size=(96, 64)))
+    assert other.preprocess == msgspec.structs.replace(spec, height=96, width=64)
+
+
+def test_a_crop_keeps_its_share_of_the_short_side_at_another_size(monkeypatch):
+    spec = Preprocess(height=64, width=64, resize="short_side_crop", short_side=80)
+    assert resized(spec, (96, 96)) == msgspec.structs.replace(spec, height=96, width=96, short_side=120)
+    # The shipped recipe's 248 for 224 is less than this size by itself.
+    monkeypatch.setattr("mscsa_deploy.models.randomise.randomise", lambda module, *_: module)
+    made = prepare(ModelRequest(model="pvt_v2_b0_mscsa", task="cls", size=(320, 320), random_weights=1))
+    assert made.preprocess.short_side == 354
+
+
+def test_the_keys_of_a_named_recipe_win_and_a_conflict_is_said(trained, tmp_path, caplog):
+    path, spec = trained
+    own = recipe_of(
+        tmp_path / "own.toml", 'labels = ["a", "b", "c"]', "size = [64, 64]", "[preprocess]", "mean = [0.0, 0.0, 0.0]"
+    )
+    made = prepare(ModelRequest(model=own, checkpoint=path))
+    assert made.preprocess == msgspec.structs.replace(spec, height=64, width=64, mean=(0.0, 0.0, 0.0))
+    assert made.labels == ("a", "b", "c")
+    assert "mean is (0.0, 0.0, 0.0) by the recipe, which is used; the weights say (0.5, 0.5, 0.5)" in caplog.text
+    assert "labels of the recipe" in caplog.text
+
+
+def test_a_recipe_that_agrees_with_its_weights_says_nothing(trained, tmp_path, caplog):
+    path, spec = trained
+    silent = recipe_of(tmp_path / "silent.toml", "num_classes = 3", "[preprocess]", "std = [0.25, 0.25, 0.25]")
+    made = prepare(ModelRequest(model=silent, checkpoint=path))
+    assert (made.preprocess, made.labels) == (spec, ("sky", "sea", "land"))
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        pytest.param("{", "damaged", id="no JSON"),
+        pytest.param('{"height": 64}', "width", id="no preprocessing"),
+    ],
+)
+def test_a_damaged_header_is_an_error_that_names_the_file(trained, entry, words):
+    path, _ = trained
+    metadata = {"mscsa_deploy.preprocess": entry}
+    with pytest.raises(UserError, match=words) as caught:
+        read_header(metadata, str(path))
+    assert "trained.safetensors" in str(caught.value)
 
 
 def test_no_weights_is_an_error_that_names_both_ways_out():
