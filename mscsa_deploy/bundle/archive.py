@@ -8,16 +8,14 @@ import zipfile
 import zlib
 from typing import TYPE_CHECKING
 
-from mscsa_deploy.bundle.manifest import MANIFEST_NAME
-from mscsa_deploy.bundle.store import (
+from mscsa_deploy.bundle.integrity import (
     MAX_MANIFEST_BYTES,
-    Bundle,
     check_name,
     parse_manifest,
-    read_bundle,
     read_manifest,
     verify,
 )
+from mscsa_deploy.bundle.manifest import MANIFEST_NAME, Manifest
 from mscsa_deploy.core.files import output_directory, output_file
 from mscsa_deploy.errors import UserError
 
@@ -49,9 +47,10 @@ def pack(directory: Path, out: Path, *, force: bool = False) -> Path:
     """
     if directory.is_file():
         raise UserError(f"'{directory}' is a file, expected a bundle directory")
-    bundle = read_bundle(directory)
-    names = [MANIFEST_NAME, *sorted(entry.path for entry in bundle.manifest.files)]
-    return write_zip({name: bundle.file(name) for name in names}, out, force=force)
+    manifest = read_manifest(directory / MANIFEST_NAME)
+    verify(directory, manifest)
+    names = [MANIFEST_NAME, *sorted(entry.path for entry in manifest.files)]
+    return write_zip({name: directory / name for name in names}, out, force=force)
 
 
 def write_zip(members: Mapping[str, Path | bytes], out: Path, *, force: bool = False) -> Path:
@@ -77,7 +76,7 @@ def write_zip(members: Mapping[str, Path | bytes], out: Path, *, force: bool = F
     return out
 
 
-def unpack(path: Path, directory: Path, *, force: bool = False) -> Bundle:
+def unpack(path: Path, directory: Path, *, force: bool = False) -> Manifest:
     """Unpack the bundle zip at `path` as `directory`, which appears whole and verified or not at all.
 
     Raises:
@@ -103,7 +102,7 @@ def unpack(path: Path, directory: Path, *, force: bool = False) -> Bundle:
             f"'{path}' is not a valid bundle zip: {error}",
             hint="name a bundle directory or zip; fetch a damaged zip again",
         ) from error
-    return Bundle(directory, manifest)
+    return manifest
 
 
 def _checked_members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:

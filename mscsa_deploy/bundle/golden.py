@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
-from mscsa_deploy.bundle.manifest import Golden, GoldenTolerance
+from mscsa_deploy.core.config import Config
 from mscsa_deploy.errors import SpecError
 
 if TYPE_CHECKING:
@@ -16,6 +17,40 @@ if TYPE_CHECKING:
     from mscsa_deploy.core.tensors import Array
 
 FOLDER = "golden"
+
+
+class GoldenTolerance(Config, frozen=True, kw_only=True):
+    """How far an artefact of one precision may be from the golden output, and why.
+
+    Args:
+        max_abs_over_range: Largest difference over the range of the golden output; None when not judged.
+        argmax_agreement: Least percent of equal decisions.
+        why: What causes the difference.
+    """
+
+    max_abs_over_range: float | None = None
+    argmax_agreement: float
+    why: str
+
+
+class Golden(Config, frozen=True, kw_only=True):
+    """One picture with its input tensor and the FP32 output, to check an implementation against.
+
+    Arrays are .npy files, C order, little-endian.
+
+    Args:
+        picture: The picture.
+        input: float32 NCHW, what preprocessing makes of the picture.
+        output: What the FP32 model answers, as its `Postprocess.output` says.
+        answer: For segmentation, the class map at the input's size, (H, W) unsigned.
+        tolerance: By precision.
+    """
+
+    picture: str
+    input: str
+    output: str
+    answer: str = ""
+    tolerance: dict[str, GoldenTolerance] = msgspec.field(default_factory=dict)
 
 
 def write_golden(

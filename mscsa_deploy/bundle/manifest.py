@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from mscsa_deploy.bundle.golden import Golden
 from mscsa_deploy.core.config import Config, to_json
 from mscsa_deploy.core.report import Boundary, Latency, Metric, Status
 from mscsa_deploy.core.tensors import TensorSpec
@@ -221,40 +222,6 @@ class Choice(Config, frozen=True, kw_only=True):
     precision: Precision
     threads: int = 1
     reason: str = ""
-
-
-class GoldenTolerance(Config, frozen=True, kw_only=True):
-    """How far an artefact of one precision may be from the golden output, and why.
-
-    Args:
-        max_abs_over_range: Largest difference over the range of the golden output; None when not judged.
-        argmax_agreement: Least percent of equal decisions.
-        why: What causes the difference.
-    """
-
-    max_abs_over_range: float | None = None
-    argmax_agreement: float
-    why: str
-
-
-class Golden(Config, frozen=True, kw_only=True):
-    """One picture with its input tensor and the FP32 output, to check an implementation against.
-
-    Arrays are .npy files, C order, little-endian.
-
-    Args:
-        picture: The picture.
-        input: float32 NCHW, what preprocessing makes of the picture.
-        output: What the FP32 model answers, as its `Postprocess.output` says.
-        answer: For segmentation, the class map at the input's size, (H, W) unsigned.
-        tolerance: By precision.
-    """
-
-    picture: str
-    input: str
-    output: str
-    answer: str = ""
-    tolerance: dict[str, GoldenTolerance] = msgspec.field(default_factory=dict)
 
 
 class Manifest(Config, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from mscsa_deploy.core.tensors import Array
 from mscsa_deploy.workflow.deployment import Results
 
 if TYPE_CHECKING:
-    from mscsa_deploy.bundle.manifest import Golden, GoldenTolerance
+    from mscsa_deploy.bundle.golden import Golden, GoldenTolerance
     from mscsa_deploy.runtimes.protocol import SessionSettings
 
 ANY_RUNTIME = ("onnxruntime", "openvino")
@@ -52,7 +52,7 @@ def write_golden_pair(work: Path, results: Results) -> Golden:
 
 def _tolerances(results: Results, tensor: Array, expected: Array) -> dict[str, GoldenTolerance]:
     """The usual limits; for INT8, none that the bundle's own files miss here or would miss on a like device."""
-    from mscsa_deploy.bundle.manifest import GoldenTolerance
+    from mscsa_deploy.bundle.golden import GoldenTolerance
     from mscsa_deploy.parity.tolerance import DEFAULTS
 
     found = {}

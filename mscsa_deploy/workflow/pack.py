@@ -78,6 +78,5 @@ def run_unpack(path: Path, directory: Path, *, force: bool = False) -> Unpacked:
     if not path.is_file():
         what = "a directory" if path.is_dir() else "not there"
         raise UserError(f"'{path}' is {what}, expected a bundle zip", hint="name what 'pack' wrote")
-    bundle = unpack(path, directory, force=force)
-    manifest = bundle.manifest
+    manifest = unpack(path, directory, force=force)
     return Unpacked(path=str(directory), model=manifest.model.name, task=manifest.task, files=len(manifest.files))

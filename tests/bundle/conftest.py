@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mscsa_deploy.bundle.golden import write_golden
+from mscsa_deploy.bundle.golden import GoldenTolerance, write_golden
 from mscsa_deploy.bundle.manifest import (
     ArtifactEntry,
     BundleModel,
     Choice,
-    GoldenTolerance,
     Manifest,
     Measurement,
     Postprocess,
