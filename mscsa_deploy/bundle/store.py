@@ -129,8 +129,8 @@ def _files(directory: Path) -> Iterator[str]:
 
 def _entry(directory: Path, name: str, manifest: Manifest) -> FileEntry:
     path = directory / name
-    model_files = {file for entry in manifest.artifacts for file in model_files(entry)}
-    role = "artifact" if name in model_files else _role(name)
+    models = {file for entry in manifest.artifacts for file in model_files(entry)}
+    role = "artifact" if name in models else _role(name)
     return FileEntry(path=name, sha256=sha256_file(path), size_bytes=path.stat().st_size, role=role)
 
 
