@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
-import shlex
 import shutil
 import subprocess
 import tarfile
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -28,110 +25,14 @@ from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.errors import StageError, UnsupportedError, UserError
 from mscsa_deploy.timing.plan import Preset, RowSpec
 from mscsa_deploy.timing.remote_job import JOB, OUT, OUTCOME, SAMPLES, Job, Outcome, Tick, paths_of, relocated
+from mscsa_deploy.timing.ssh import CONNECTION_BROKE, Connection, Place, last_line
 
-SSH_BROKE = 255
-SSH_OPTIONS = (
-    "-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3",
-)  # fmt: skip
 PYTHONS = ("python3", "python3.13", "python3.12", "python3.11")
 LIGHT_PARTS = ("core", "imaging", "runtimes", "timing")
 LIGHT_MODULES = {
     name: "pillow" if name == "PIL" else name for name in ("numpy", "msgspec", "PIL", "platformdirs", "psutil")
 }
 RUNTIME_MODULES = {"onnxruntime": "onnxruntime", "openvino": "openvino"}
-_PLACE = re.compile(
-    r"ssh://(?:(?P<user>[A-Za-z0-9_][\w.-]*)@)?(?P<host>[A-Za-z0-9][\w.-]*|\[[0-9A-Fa-f:]+\])(?::(?P<port>\d+))?/?"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where to: ``ssh://[user@]host[:port]``.
-
-    Args:
-        host: Name, IPv4 or IPv6 address, or an alias of the ssh configuration.
-        user: Empty for the ssh configuration's choice.
-        port: None for the ssh configuration's choice.
-    """
-
-    host: str
-    user: str = ""
-    port: int | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Place:
-        """The place that `text` names.
-
-        Raises:
-            UserError: It is not of the form above.
-        """
-        found = _PLACE.fullmatch(text)
-        if found is None or int(found["port"] or 1) not in range(1, 65536):
-            raise UserError(f"'{text}' names no machine", hint="write ssh://user@host or ssh://user@host:port")
-        port = int(found["port"]) if found["port"] else None
-        return cls(found["host"].strip("[]"), found["user"] or "", port)
-
-    def __str__(self) -> str:
-        name = f"{self.user}@{self.host}" if self.user else self.host
-        return f"{name}:{self.port}" if self.port else name
-
-
-class Connection:
-    """Runs commands on a far machine.
-
-    Args:
-        place: The machine.
-        options: More arguments for ssh, e.g. ``("-F", "config")``.
-    """
-
-    def __init__(self, place: Place, options: Sequence[str] = ()) -> None:
-        program = shutil.which("ssh")
-        if program is None:
-            raise UnsupportedError("there is no ssh program here", hint="apt-get install openssh-client")
-        target = f"{place.user}@{place.host}" if place.user else place.host
-        port = ("-p", str(place.port)) if place.port else ()
-        self.place = place
-        self._prefix = (program, *SSH_OPTIONS, *options, *port, "-T", target)
-
-    def command(self, words: Sequence[str]) -> tuple[str, ...]:
-        """The local command that runs `words` there, quoted for the far shell."""
-        return (*self._prefix, shlex.join(words))
-
-    def run(
-        self, words: Sequence[str], *, send: bytes = b"", timeout: float = 600
-    ) -> subprocess.CompletedProcess[bytes]:
-        """Run `words` there and wait.
-
-        Raises:
-            StageError: The connection failed, or took longer than `timeout` seconds.
-        """
-        try:
-            done = subprocess.run(  # noqa: S603 - no shell; the far side's words are quoted
-                self.command(words), input=send, capture_output=True, timeout=timeout, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise self.broken(f"no answer within {timeout:.0f} s") from None
-        if done.returncode == SSH_BROKE:
-            raise self.broken(_last_line(done.stderr))
-        return done
-
-    def expect(self, words: Sequence[str], *, send: bytes = b"", timeout: float = 600, what: str) -> bytes:
-        """Standard output of `words`, which must succeed.
-
-        Raises:
-            StageError: They failed, or the connection did.
-        """
-        done = self.run(words, send=send, timeout=timeout)
-        if done.returncode:
-            raise StageError(what, str(self.place), _last_line(done.stderr) or f"status {done.returncode}")
-        return done.stdout
-
-    def broken(self, reason: str) -> StageError:
-        """The error for a connection that could not be made or was lost."""
-        return StageError(
-            "connect", str(self.place), reason or "the connection was closed",
-            hint=f"check that 'ssh {self.place.host}' works without a password, then run again",
-        )  # fmt: skip
 
 
 def measure_on(
@@ -247,7 +148,7 @@ def _provide(link: Connection, python: str, folder: str, runtimes: set[str], pro
         done = link.run(step, timeout=1800)
         if done.returncode:
             raise UnsupportedError(
-                f"{link.place} lacks {', '.join(packages)}, and installing them failed: {_last_line(done.stderr)}",
+                f"{link.place} lacks {', '.join(packages)}, and installing them failed: {last_line(done.stderr)}",
                 hint=f"there: {python} -m pip install {' '.join(packages)}",
             )
     return f"{venv}/bin/python"
@@ -278,8 +179,8 @@ def _watch_job(link: Connection, python: str, folder: str, progress: Progress) -
             process.terminate()
             process.wait()
         process.stderr.close()
-    said = _last_line(b"".join(noise))
-    if code == SSH_BROKE:
+    said = last_line(b"".join(noise))
+    if code == CONNECTION_BROKE:
         raise link.broken(f"the connection was lost while measuring: {said}")
     if code:
         raise StageError("measure", str(link.place), said or f"the far process ended with status {code}")
@@ -298,8 +199,3 @@ def _unpack(data: bytes, samples_dir: Path) -> Outcome:
         kind = UnsupportedError if outcome.error_kind == "unsupported" else UserError
         raise kind(outcome.error, hint=outcome.hint)
     return outcome
-
-
-def _last_line(noise: bytes) -> str:
-    lines = noise.decode(errors="replace").strip().splitlines()
-    return lines[-1].strip() if lines else ""

@@ -16,7 +16,8 @@ import pytest
 
 from mscsa_deploy.errors import StageError, UnsupportedError, UserError
 from mscsa_deploy.timing.plan import CoreInputs, Preset, RowSpec
-from mscsa_deploy.timing.remote import Connection, Place, measure_on, pack
+from mscsa_deploy.timing.remote import measure_on, pack
+from mscsa_deploy.timing.ssh import Connection, Place
 
 PRESET = Preset(
     name="tiny", min_seconds=0.05, min_samples=8, row_cap_seconds=2.0, blocks=2, warmup_runs=1, warmup_seconds=0.0,
