@@ -185,3 +185,18 @@ def make():
         classifier=CLASSIFIER,
         segmenter=SEGMENTER,
     )
+
+
+@pytest.fixture
+def images(make, tmp_path):
+    return make.image_set(tmp_path / "set")
+
+
+@pytest.fixture
+def bare(make, tmp_path):
+    return make.image_set(tmp_path / "bare", masks=False)
+
+
+@pytest.fixture
+def reference(make, tmp_path):
+    return make.network(tmp_path / "reference.onnx")

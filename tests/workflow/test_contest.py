@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from mscsa_deploy.imaging.preprocess import Preprocess
-from mscsa_deploy.workflow.contest import Contest
+from mscsa_deploy.workflow.contest import Contest, paired
 
 
 @pytest.mark.parametrize(
@@ -24,3 +25,11 @@ def test_shipped_masks_stay_unless_the_model_has_other_classes(classes, labels, 
     assert (dataset.labels and len(dataset.labels)) == labels
     assert (dataset.load(0)[1] is None) == (labels is None)
     assert bool(caplog.messages) == (labels is None)
+
+
+def test_outputs_are_paired_by_name_and_else_in_order():
+    one, two = np.zeros(1), np.ones(1)
+    assert paired({"a": one, "b": two}, {"b": two, "a": one}) == {"a": one, "b": two}
+    assert paired({"a": one}, {"x": two}) == {"a": two}
+    with pytest.raises(Exception, match="the candidate"):
+        paired({"a": one}, {"x": one, "y": two})

@@ -1,0 +1,68 @@
+"""`verify --bisect`: the first node that diverges."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("onnx_ir")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+
+
+def test_a_planted_fault_fails_and_bisect_names_its_node(cli, make, images, reference, tmp_path):
+    wrong = make.network(tmp_path / "wrong.onnx", GAIN=2.02)
+    outcome = cli("verify", reference, wrong, "--images", images, "--bisect", "--json", "-q")
+    assert outcome.code == 5
+    document = outcome.json
+    assert document["error"]["kind"] == "gate"
+    assert {gate["passed"] for gate in document["gates"]} == {False}
+    assert len(document["divergences"]) == 2  # both runtimes
+    for found in document["divergences"]:
+        assert found["found"] is True
+        assert (found["node"], found["op"], found["tensor"]) == ("node_scaled", "Mul", "scaled")
+        assert found["agreeing"] == ["bent"]
+
+
+def test_bisect_names_the_node_whose_value_int8_clips(cli, make, bare, tmp_path):
+    reference = make.network(tmp_path / "reference.onnx")
+    # `bent` reaches 0.68; a step of 0.001 clips it at 0.255.
+    wrong = make.network(tmp_path / "wrong.onnx", make.quantized, info=False, STEP=0.001)
+    outcome = cli(
+        "verify", reference, wrong, "--images", bare, "--runtime", "onnxruntime", "--tolerance", "logits.sqnr_db=20",
+        "--bisect", "--json", "-q",
+    )  # fmt: skip
+    assert outcome.code == 5
+    (found,) = outcome.json["divergences"]
+    assert (found["node"], found["tensor"]) == ("node_bent", "bent")
+    assert found["agreeing"] == ["pooled"]
+
+
+def test_bisect_is_not_misled_by_a_relu_that_a_quantizer_replaced(cli, make, bare, tmp_path):
+    # In INT8 `bent` holds what comes before the Relu, and its quantizer, whose range begins at zero, clips it.
+    half = ("float[1] one = {1.0}", "float[1] one = {1.0}, float[1] half = {0.4}")
+    text = make.segmenter.replace(*half).replace("bent = Tanh(pooled)", "low = Sub(pooled, half)\n    bent = Relu(low)")
+    int8 = make.quantized.replace(*half).replace("bent = Tanh(pooled)", "bent = Sub(pooled, half)")
+    reference = make.network(tmp_path / "reference.onnx", text)
+    # The fault is one node later.
+    wrong = make.network(tmp_path / "wrong.onnx", int8.replace("gain = {2.0}", "gain = {3.0}"), info=False)
+    outcome = cli(
+        "verify", reference, wrong, "--images", bare, "--runtime", "onnxruntime", "--tolerance", "logits.sqnr_db=60",
+        "--bisect", "--json", "-q",
+    )  # fmt: skip
+    (found,) = outcome.json["divergences"]
+    assert (found["node"], found["agreeing"]) == ("node_scaled", ["bent"])
+
+
+def test_bisect_is_told_in_one_line(cli, make, images, reference, tmp_path):
+    wrong = make.network(tmp_path / "wrong.onnx", GAIN=2.02)
+    outcome = cli("verify", reference, wrong, "--images", images, "--bisect", "--runtime", "onnxruntime")
+    words = " ".join(outcome.out.split())
+    assert "diverges first at node 'node_scaled' (Mul), tensor 'scaled'" in words
+    assert "--bisect" not in outcome.err
+
+
+def test_without_bisect_the_error_says_that_it_exists(cli, make, images, reference, tmp_path):
+    wrong = make.network(tmp_path / "wrong.onnx", GAIN=2.02)
+    outcome = cli("verify", reference, wrong, "--images", images, "--runtime", "onnxruntime")
+    assert outcome.code == 5
+    assert "--bisect finds where it starts" in outcome.err
