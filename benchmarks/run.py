@@ -210,7 +210,7 @@ def _measure(
     height, width = prepared.size
     measurement = Measurement(
         group=suite.model, images=images, boundaries=suite.boundaries, preset=plan, profile="", threads=suite.threads,
-        explain=True, declared=TensorSpec(INPUT, "float32", (1, 3, height, width)),
+        explain=suite.boundaries, declared=TensorSpec(INPUT, "float32", (1, 3, height, width)),
     )  # fmt: skip
     # What was measured is kept until it has been scored, too.
     measured = work / "measured.json"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jinja2
 import markupsafe
-import msgspec
 from PIL import Image, UnidentifiedImageError
 
 from mscsa_deploy.errors import UserError
+from mscsa_deploy.reporting.bars import bars, part_class
+from mscsa_deploy.reporting.breakdown import breakdowns
 from mscsa_deploy.reporting.cells import LEGEND, SYMBOLS, group_title, groups, metric_name, number, verdict_title
 from mscsa_deploy.reporting.cells import drop as drop_text
 from mscsa_deploy.reporting.cells import ratio as ratio_text
@@ -23,7 +23,6 @@ from mscsa_deploy.reporting.mobile import COLUMNS, HEADING, mobile_tables
 from mscsa_deploy.reporting.notes import accuracy_facts, data_facts, environment_facts, method, model_facts
 from mscsa_deploy.reporting.plots import Point, color, distributions, pareto, row_label
 from mscsa_deploy.reporting.samples import read_samples
-from mscsa_deploy.runtimes.protocol import OpProfile
 
 if TYPE_CHECKING:
     from mscsa_deploy.core.report import Report, Row
@@ -31,18 +30,6 @@ if TYPE_CHECKING:
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _PICTURE_SIDE = 720
-_PROFILE_LINES = 12
-
-
-@dataclass(frozen=True, slots=True)
-class OpShare:
-    """One line of a per-operator profile: kind of kernel, its precision, ms per call, percent of all."""
-
-    op: str
-    precision: str
-    count: int
-    ms: float
-    percent: float
 
 
 def to_html(report: Report, directory: Path) -> str:
@@ -62,7 +49,7 @@ def to_html(report: Report, directory: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["color"] = color
+    environment.filters |= {"color": color, "part_class": part_class, "number": number}
     samples = read_samples(report, directory)
     return environment.get_template("report.html.j2").render(
         report=report,
@@ -72,7 +59,7 @@ def to_html(report: Report, directory: Path) -> str:
         legend=[(SYMBOLS[status], status, words) for status, words in LEGEND.items()],
         paretos=_paretos(report),
         lanes=_lanes(report, samples),
-        profiles=_profiles(report),
+        breakdowns=[(each, markupsafe.Markup(bars(each))) for each in breakdowns(report)],  # noqa: S704 - escaped where made
         explanations=[(row_label(row), row.explanation) for row in report.rows if row.explanation],
         pictures=[(_caption(name), _data_uri(name, directory)) for name in report.pictures],
         phones=(HEADING, COLUMNS, mobile_tables(report)),
@@ -159,42 +146,10 @@ def _lanes(report: Report, samples: dict[int, Array]) -> list[tuple[str, markups
     return plots
 
 
-def _profiles(report: Report) -> list[tuple[str, list[OpShare]]]:
-    profiles = []
-    for row in report.rows:
-        plain = row.details.get("op_profile")
-        if plain is None:
-            continue
-        try:
-            profile = msgspec.convert(plain, OpProfile)
-        except msgspec.ValidationError as error:
-            raise UserError(f"the profile of {row_label(row)} is damaged: {error}") from error
-        profiles.append((f"{row_label(row)}, {row.boundary.replace('_', ' ')}", _shares(profile)))
-    return profiles
-
-
 def _left_float(report: Report) -> list[tuple[str, tuple[str, ...]]]:
     """Label and float nodes of every quantized artefact, once however often it was measured."""
     found = {(row.runtime, row.artifact): (row_label(row), row.left_float) for row in report.rows if row.left_float}
     return list(found.values())
-
-
-def _shares(profile: OpProfile) -> list[OpShare]:
-    total = profile.total_ms or 1.0
-    counts: dict[tuple[str, ...], int] = {}
-    for row in profile.rows:
-        counts[row.op, row.precision] = counts.get((row.op, row.precision), 0) + row.count
-    shares = [
-        OpShare(op, precision, counts[op, precision], ms, 100.0 * ms / total)
-        for (op, precision), ms in profile.ms_by("op", "precision").items()
-    ]
-    rest = shares[_PROFILE_LINES:]
-    if rest:
-        others = OpShare(
-            "others", "", sum(s.count for s in rest), sum(s.ms for s in rest), sum(s.percent for s in rest)
-        )
-        return [*shares[:_PROFILE_LINES], others]
-    return shares
 
 
 def _caption(name: str) -> str:

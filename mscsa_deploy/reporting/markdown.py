@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mscsa_deploy.reporting.cells import Cells, groups, metric_name, verdict_title
+from mscsa_deploy.reporting.breakdown import breakdowns
+from mscsa_deploy.reporting.cells import Cells, groups, metric_name, number, verdict_title
 from mscsa_deploy.reporting.mobile import COLUMNS, HEADING, mobile_tables
 from mscsa_deploy.reporting.notes import accuracy_facts, data_facts, environment_facts, method, model_facts
 
@@ -63,7 +64,7 @@ def to_markdown(report: Report) -> str:
         common = common_setting(rows)
         lines += [f"## {heading}", "", *([f"All rows: {common}.", ""] if common else []), *_table(report, rows), ""]
         lines += [*_notes(rows)]
-    lines += [*_explanations(report), *_mobile(report)]
+    lines += [*_time(report), *_mobile(report)]
     lines += [*_facts("Accuracy in detail, percent", accuracy_facts(report))]
     lines += [*_facts("How the numbers were obtained", method(report))]
     lines += [*_facts("Model", model_facts(report)), *_facts("Images", data_facts(report))]
@@ -89,8 +90,13 @@ def _notes(rows: Sequence[Cells]) -> list[str]:
     return [*(f"- {row.runtime} {row.precision}: {_escape(row.status)}: {_escape(row.note)}" for row in noted), ""]
 
 
-def _explanations(report: Report) -> list[str]:
+def _time(report: Report) -> list[str]:
+    """Milliseconds by part of a call, a table per runtime, and the explanations."""
     lines: list[str] = []
+    for each in breakdowns(report):
+        parts = [[part, *(number(bar.parts.get(part)) for bar in each.bars)] for part in each.parts]
+        parts.append(["all", *(number(bar.total) for bar in each.bars)])
+        lines += [f"{each.title}, ms per call:", "", *table(["Part", *(bar.label for bar in each.bars)], parts), ""]
     for rows in groups(report).values():
         for row in rows:
             words = report.rows[row.place].explanation

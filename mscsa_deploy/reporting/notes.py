@@ -35,6 +35,12 @@ def method(report: Report) -> dict[str, str]:
             "measured in turns, in blocks, and the bracket is the 95 % interval of the block ratios. 'vs optimized': "
             "the same over FP32 after graph optimization."
         )
+    if any(row.latency_ms is not None and "op_profile" in row.details for row in rows):
+        notes["Where the time goes"] = (
+            "the measured median latency, divided by the shares of the runtime's own profile; a profile slows every "
+            "kernel down, so its milliseconds are not used. 'To the answer' is what an end-to-end call takes beyond "
+            "the network alone, such as upsampling and argmax, inside the graph or behind it."
+        )
     if any(row.size_bytes is not None for row in rows):
         notes["Size"] = "of the artefact's files on disk; 1 MB is 1,000,000 bytes."
     notes["Status"] = "; ".join(f"{SYMBOLS[status]} {status}: {words}" for status, words in LEGEND.items()) + "."

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mscsa_deploy.reporting import svg
 from mscsa_deploy.reporting.axes import Scale, latency_scale, percent_scale
 from mscsa_deploy.reporting.cells import number, runtime_title
 
@@ -78,11 +79,11 @@ def pareto(points: Sequence[Point], *, y_title: str) -> str:
     x = latency_scale([point.latency for point in points], left, width - right)
     y = percent_scale(_percents(points), plot - bottom, top)
     parts = [
-        _open(width, height, f"{y_title} over median latency", "wide"),
+        svg.start(width, height, f"{y_title} over median latency", "wide"),
         *_grid(x, y, (left, right, top, bottom), width, plot),
     ]
-    parts += [_text((left + width - right) / 2, plot - 10, "median latency, ms", "axis", anchor="middle")]
-    parts += [_text(left, 13, y_title, "axis")]
+    parts += [svg.text((left + width - right) / 2, plot - 10, "median latency, ms", "axis", anchor="middle")]
+    parts += [svg.text(left, 13, y_title, "axis")]
     front = _front(points)
     if len(front) > 1:
         path = " ".join(f"{x(point.latency):.1f},{y(point.percent):.1f}" for point in front)
@@ -100,9 +101,9 @@ def _key(number_: int, point: Point, left: float, floor: float) -> list[str]:
     """One line of the list below the plot."""
     words = f"{point.label}: {number(point.latency)} ms, {point.percent:.2f} %"
     return [
-        _text(left + 6, floor, f"{number_}", "label", anchor="end"),
+        svg.text(left + 6, floor, f"{number_}", "label", anchor="end"),
         _marker(point, left + 26, floor - 4),
-        _text(left + 44, floor, words, "label"),
+        svg.text(left + 44, floor, words, "label"),
     ]
 
 
@@ -125,20 +126,20 @@ def _grid(x: Scale, y: Scale, margins: tuple[int, int, int, int], width: int, he
     left, right, top, bottom = margins
     parts = []
     for value in y.ticks:
-        parts.append(_line(left, y(value), width - right, y(value), "grid"))
-        parts.append(_text(left - 8, y(value) + 4, f"{value:g}", "tick", anchor="end"))
+        parts.append(svg.line(left, y(value), width - right, y(value), "grid"))
+        parts.append(svg.text(left - 8, y(value) + 4, f"{value:g}", "tick", anchor="end"))
     for value in x.ticks:
-        parts.append(_line(x(value), top, x(value), height - bottom, "grid"))
-        parts.append(_text(x(value), height - bottom + 17, f"{value:g}", "tick", anchor="middle"))
+        parts.append(svg.line(x(value), top, x(value), height - bottom, "grid"))
+        parts.append(svg.text(x(value), height - bottom + 17, f"{value:g}", "tick", anchor="middle"))
     return parts
 
 
 def _whiskers(point: Point, x: Scale, y: Scale) -> list[str]:
     low, high = point.latency_ci95
     cx, cy = x(point.latency), y(point.percent)
-    parts = [_line(x(low), cy, x(high), cy, f"whisker c{point.color}")]
+    parts = [svg.line(x(low), cy, x(high), cy, f"whisker c{point.color}")]
     if point.percent_ci95 is not None:
-        parts.append(_line(cx, y(point.percent_ci95[0]), cx, y(point.percent_ci95[1]), f"whisker c{point.color}"))
+        parts.append(svg.line(cx, y(point.percent_ci95[0]), cx, y(point.percent_ci95[1]), f"whisker c{point.color}"))
     return parts
 
 
@@ -172,7 +173,7 @@ def _numbers(places: Sequence[tuple[float, float]], area: Box) -> list[str]:
         free = [box for box in boxes if _inside(box, area) and not any(_overlap(box, other) for other in taken)]
         box = (free or boxes)[0]
         taken.append(box)
-        texts.append(_text(box[0], box[3] - 3, words, "label"))
+        texts.append(svg.text(box[0], box[3] - 3, words, "label"))
     return texts
 
 
@@ -199,11 +200,11 @@ def distributions(rows: Sequence[tuple[Row, Array | None]]) -> str:
     width, left, right, top = 560, 138, 88, 6
     height = top + _LANE * len(rows) + 40
     x = latency_scale(_shown_values(rows), left, width - right)
-    parts = [_open(width, height, "Latency distributions", "fit")]
+    parts = [svg.start(width, height, "Latency distributions", "fit")]
     for value in x.ticks:
-        parts.append(_line(x(value), top, x(value), height - 34, "grid"))
-        parts.append(_text(x(value), height - 19, f"{value:g}", "tick", anchor="middle"))
-    parts.append(_text((left + width - right) / 2, height - 3, "ms per call", "axis", anchor="middle"))
+        parts.append(svg.line(x(value), top, x(value), height - 34, "grid"))
+        parts.append(svg.text(x(value), height - 19, f"{value:g}", "tick", anchor="middle"))
+    parts.append(svg.text((left + width - right) / 2, height - 3, "ms per call", "axis", anchor="middle"))
     for lane, (row, samples) in enumerate(rows):
         parts += _lane(row, samples, x, top + _LANE * (lane + 1) - 8, width - right)
     return "".join([*parts, "</svg>"])
@@ -225,25 +226,25 @@ def _lane(row: Row, samples: Array | None, x: Scale, floor: float, end: float) -
     assert latency is not None
     tone = f"c{color(row.runtime)}"
     parts = [
-        _text(126, floor - 15, runtime_title(row.runtime), "label", anchor="end"),
-        _text(
+        svg.text(126, floor - 15, runtime_title(row.runtime), "label", anchor="end"),
+        svg.text(
             126,
             floor + 2,
             f"{row.precision.upper()}, {row.threads} thread{'s' * (row.threads != 1)}",
             "tick",
             anchor="end",
         ),
-        _line(x.start, floor, end, floor, "grid"),
+        svg.line(x.start, floor, end, floor, "grid"),
     ]
     if samples is not None and samples.size:
         parts.append(_ridge(samples, x, floor, tone))
     for value, name in ((latency.p50, "p50"), (latency.p90, "p90")):
         if value is not None:
             parts.append(f'<g class="{name} {tone}"><title>{name} {number(value)} ms</title>')
-            parts.append(_line(x(value), floor - 30, x(value), floor + 3, name) + "</g>")
+            parts.append(svg.line(x(value), floor - 30, x(value), floor + 3, name) + "</g>")
     tail = f"p90 {number(latency.p90)}" if latency.p90 is not None else f"{latency.samples:,} samples"
-    parts.append(_text(end + 8, floor - 15, f"p50 {number(latency.p50)}", "label"))
-    parts.append(_text(end + 8, floor + 2, tail, "tick"))
+    parts.append(svg.text(end + 8, floor - 15, f"p50 {number(latency.p50)}", "label"))
+    parts.append(svg.text(end + 8, floor + 2, tail, "tick"))
     return parts
 
 
@@ -256,18 +257,3 @@ def _ridge(samples: Array, x: Scale, floor: float, tone: str) -> str:
         f"{a:.1f},{floor - h:.1f} {b:.1f},{floor - h:.1f}" for a, b, h in zip(edges, edges[1:], heights, strict=False)
     )
     return f'<polygon class="ridge {tone}" points="{x.start:.1f},{floor:.1f} {steps} {x.end:.1f},{floor:.1f}"/>'
-
-
-def _open(width: int, height: int, title: str, kind: str) -> str:
-    return (
-        f'<svg class="{kind}" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{escape(title)}"><title>{escape(title)}</title>'
-    )
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
-    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
-
-
-def _text(x: float, y: float, words: str, kind: str, *, anchor: str = "start") -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'

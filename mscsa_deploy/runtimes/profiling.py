@@ -37,6 +37,31 @@ ARITHMETIC_OPS = frozenset(
 )  # fmt: skip
 """Ops whose arithmetic INT8 makes cheaper; the rest only moves and adjusts numbers."""
 
+QDQ_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "FakeQuantize", "Quantize", "Dequantize"})
+LAYOUT_OPS = frozenset({"Reorder", "ReorderInput", "ReorderOutput", "Transpose", "Convert", "Cast", "Permute"})
+
+KINDS_OF_OP = (
+    "convolution", "matrix product", "elementwise", "normalization, softmax", "pooling", "resize",
+    "moving data", "quantize, dequantize", "other",
+)  # fmt: skip
+"""What `kind_of` tells apart, in the order in which reports show it."""
+
+_KIND_BY_PART = (
+    ("normalization, softmax", ("softmax", "norm", "mvn", "reducemean")),
+    ("convolution", ("conv",)),
+    ("matrix product", ("matmul", "gemm", "fullyconnected", "attention", "addmm", "bmm")),
+    ("pooling", ("pool",)),
+    ("resize", ("resize", "upsample", "interpolate")),
+    (
+        "elementwise",
+        (
+            "add", "sub", "mul", "div", "relu", "sigmoid", "swish", "gelu", "erf", "clip", "clamp", "hardtanh", "tanh",
+            "subgraph", "eltwise", "math", "pow", "sqrt", "exp", "activation",
+        ),
+    ),
+)  # fmt: skip
+"""Kind of operator by a part of its lower-case name, the first that fits; spellings differ between runtimes."""
+
 PRECISION_OF = MappingProxyType(
     {
         "float": "fp32",
@@ -59,6 +84,18 @@ PRECISION_OF = MappingProxyType(
 def does_arithmetic(op: str) -> bool:
     """Whether an operator computes, rather than moving, reshaping or converting values."""
     return op.lower() not in _MOVES_DATA
+
+
+def kind_of(op: str) -> str:
+    """What sort of work an operator does, of `KINDS_OF_OP`, whichever runtime named it."""
+    if op in QDQ_OPS:
+        return "quantize, dequantize"
+    name = op.lower().removeprefix("qlinear").removeprefix("aten::")
+    if op in LAYOUT_OPS or name in _MOVES_DATA or name == "concatenation":
+        return "moving data"
+    if op in ("linear", "mm"):
+        return "matrix product"
+    return next((kind for kind, parts in _KIND_BY_PART if any(part in name for part in parts)), "other")
 
 
 def executed_precisions(rows: Iterable[OpRow]) -> tuple[str, ...]:

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 
 from mscsa_deploy.core.config import convert
 from mscsa_deploy.core.report import Row
-from mscsa_deploy.runtimes.profiling import ARITHMETIC_OPS
+from mscsa_deploy.runtimes.profiling import ARITHMETIC_OPS, LAYOUT_OPS, QDQ_OPS
 from mscsa_deploy.runtimes.protocol import OpProfile, OpRow
 
-QDQ_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "FakeQuantize", "Quantize", "Dequantize"})
-LAYOUT_OPS = frozenset({"Reorder", "ReorderInput", "ReorderOutput", "Transpose", "Convert", "Cast", "Permute"})
 INT8_ISA = {
     "x86_64": (("avx512_vnni", "avx_vnni", "amx_int8"), "AVX512-VNNI, AVX-VNNI or AMX"),
     "aarch64": (("asimddp", "i8mm"), "the dot product (asimddp) or i8mm"),

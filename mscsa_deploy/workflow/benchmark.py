@@ -18,6 +18,7 @@ from mscsa_deploy.core.report import Boundary, ModelRecord, Report, Row, StageRe
 from mscsa_deploy.errors import UserError, unknown_name
 from mscsa_deploy.workflow.choice import choose, p50
 from mscsa_deploy.workflow.evaluate import ImageSet
+from mscsa_deploy.workflow.explained import with_explanations
 from mscsa_deploy.workflow.images import open_images
 from mscsa_deploy.workflow.measure import Measurement, measure_variants, measure_variants_on, unmeasured
 from mscsa_deploy.workflow.opening import open_subject
@@ -95,7 +96,7 @@ def run_benchmark(
             facts = there or facts
         if not request.on:
             rows = _with_shares(rows, request, profile, environment, progress)
-        rows = _with_explanations(rows, environment)
+        rows = with_explanations(rows, environment)
         report = _report(rows, subjects, request, {**facts, "profile": profile.name})
         if out is not None:
             with write_output(out, force=force) as work:
@@ -134,7 +135,7 @@ def _measure(
         threads=threads,
         macs=subject.macs,
         affinity=() if request.on else profile.cores(threads),
-        explain=request.explain,
+        explain=request.boundaries if request.explain else (),
         declared=subject.declared,
         rate=request.rate,
         streams=request.streams,
@@ -198,27 +199,6 @@ def _with_shares(
         progress=lambda done, total, label: progress(done, total, f"peak of this machine: {label}"),
     )
     return [with_share(row, roofs) for row in rows]
-
-
-def _with_explanations(rows: list[Row], environment: Environment) -> list[Row]:
-    """The rows with a profile, put into words next to the FP32 row of their runtime."""
-    from mscsa_deploy.timing.explain import explain, profile_of
-
-    explained = []
-    for row in rows:
-        if profile_of(row) is None:
-            explained.append(row)
-            continue
-        reference = next((other for other in rows if _is_reference(other, row)), None)
-        words = explain(row, reference, arch=environment.arch, isa=environment.isa)
-        explained.append(msgspec.structs.replace(row, explanation=words))
-    return explained
-
-
-def _is_reference(other: Row, row: Row) -> bool:
-    same = ("runtime", "boundary", "mode", "threads", "batch", "input_size", "streams")
-    plain = other.details.get("role") == "fp32" and other.details.get("group") == row.details.get("group")
-    return plain and other is not row and all(getattr(other, name) == getattr(row, name) for name in same)
 
 
 def _report(

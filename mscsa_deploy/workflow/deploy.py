@@ -260,6 +260,8 @@ def _measure(job: _Job, declared: TensorSpec, samples_dir: Path) -> dict[tuple[i
         macs=cost.macs,
         affinity=job.plan.profile.cores(threads),
         declared=declared,
+        # A smoke run says nothing about time; end to end, what is not the network is measured part by part.
+        explain=() if job.request.preset == "smoke" else ("core",),
     )
     with job.stages.stage("latency") as note:
         rows = measure_variants(

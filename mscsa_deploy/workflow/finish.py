@@ -13,6 +13,7 @@ import msgspec
 from mscsa_deploy.core.files import output_directory
 from mscsa_deploy.core.report import ModelRecord, Report, Row
 from mscsa_deploy.workflow.deployment import Finished, Gate, Results
+from mscsa_deploy.workflow.explained import with_explanations
 from mscsa_deploy.workflow.gates import judge
 from mscsa_deploy.workflow.measure import unmeasured
 from mscsa_deploy.workflow.ship import write_bundle_files
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 def finish(results: Results, *, out: Path, force: bool) -> Finished:
     """Judge, and put artefacts, report and pictures together in the directory `out`."""
-    rows = make_rows(results)
+    rows = tuple(with_explanations(make_rows(results), results.environment, reduced_only=True))
     gates, verdict = judge(rows, results)
     report = Report(
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),

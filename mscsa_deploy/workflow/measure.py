@@ -33,7 +33,7 @@ class Measurement:
         threads: Compute threads of each row.
         macs: Of one forward pass; 0 when not known.
         affinity: Cores to pin to; empty leaves it to the system.
-        explain: Ask every runtime for its profile by operator.
+        explain: Boundaries at which every runtime is asked for its profile by operator.
         declared: The models' picture input.
         rate: Pictures a second for paced rows; 0 for back-to-back ones.
         streams: Parallel streams; more than one makes throughput rows.
@@ -47,7 +47,7 @@ class Measurement:
     threads: int = 1
     macs: int = 0
     affinity: tuple[int, ...] = ()
-    explain: bool = False
+    explain: tuple[Boundary, ...] = ()
     declared: TensorSpec
     rate: float = 0.0
     streams: int = 1
@@ -150,7 +150,7 @@ def _spec(variant: Variant, plan: Measurement, inputs: CoreInputs | EncodedInput
         recipe=variant.recipe,
         profile=plan.profile,
         macs=plan.macs,
-        explain=plan.explain,
+        explain=("core" if core is not None else "end_to_end") in plan.explain,
     )
 
 
