@@ -159,6 +159,11 @@ class Row(Record, frozen=True, kw_only=True):
         )
 
     @property
+    def key_at_both(self) -> tuple[Any, ...]:
+        """As `key`, but the same at either boundary: what runs from picture to answer may be another file."""
+        return msgspec.structs.replace(self, boundary="core").key
+
+    @property
     def plain_export(self) -> bool:
         """Whether this is the export without graph passes, which is measured for comparison and never shipped."""
         return self.artifact == PLAIN_EXPORT

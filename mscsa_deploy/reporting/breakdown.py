@@ -102,23 +102,18 @@ def breakdowns(report: Report) -> list[Breakdown]:
     """
     found: dict[tuple[str, ...], list[Row]] = {}
     profiled = [row for row in report.rows if row.latency_ms is not None and "op_profile" in row.details]
-    core = {_artifact(row) for row in profiled if row.boundary == "core"}
+    core = {row.key_at_both for row in profiled if row.boundary == "core"}
     for row in profiled:
-        if row.boundary == "core" or _artifact(row) not in core:
+        if row.boundary == "core" or row.key_at_both not in core:
             found.setdefault(_condition(row), []).append(row)
     several = [len({key[place] for key in found}) > 1 for place in range(3)]
-    whole = {_artifact(row): row for row in report.rows if row.boundary == "end_to_end" and row.parts_ms is not None}
+    whole = {row.key_at_both: row for row in report.rows if row.boundary == "end_to_end" and row.parts_ms is not None}
     made = []
     for key, rows in found.items():
         title = ", ".join(word for word, shown in zip(key, (True, *several[1:]), strict=True) if word and shown)
-        bars = tuple(_bar(row, whole.get(_artifact(row)), report) for row in rows)
+        bars = tuple(_bar(row, whole.get(row.key_at_both), report) for row in rows)
         made.append(Breakdown(title, rows[0].runtime, bars))
     return made
-
-
-def _artifact(row: Row) -> tuple[object, ...]:
-    """The same artefact under the same condition at either boundary."""
-    return msgspec.structs.replace(row, boundary="core").key
 
 
 def _condition(row: Row) -> tuple[str, ...]:

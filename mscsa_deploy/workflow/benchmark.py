@@ -16,7 +16,7 @@ from mscsa_deploy.core.files import refuse_existing
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.report import Boundary, ModelRecord, Report, Row, StageRecord, Verdict
 from mscsa_deploy.errors import UserError, unknown_name
-from mscsa_deploy.workflow.choice import choose, p50
+from mscsa_deploy.workflow.choice import choose, from_picture, p50
 from mscsa_deploy.workflow.evaluate import ImageSet
 from mscsa_deploy.workflow.explained import with_explanations
 from mscsa_deploy.workflow.images import open_images
@@ -225,22 +225,23 @@ def _report(
         data={"inputs": {"name": request.images}},
         stages=(StageRecord(name="benchmark", seconds=0.0, status="ok", detail=f"preset {request.preset}"),),
         rows=tuple(rows),
-        verdict=_verdict([row for row in rows if row.boundary == request.boundaries[0]]) if not subjects[1:] else None,
+        verdict=_verdict(rows, request.boundaries[0]) if not subjects[1:] else None,
     )
 
 
-def _verdict(rows: Sequence[Row]) -> Verdict | None:
-    """What to ship by latency alone; None if nothing ran that can be shipped."""
-    chosen = choose(rows)
+def _verdict(rows: Sequence[Row], boundary: Boundary) -> Verdict | None:
+    """What to ship by latency at `boundary` alone; None if nothing ran that can be shipped."""
+    alike = [row for row in rows if row.boundary == boundary]
+    chosen = choose(alike)
     if chosen is None:
         return None
     mark = "" if chosen.stable else " (unstable measurement)"
     text = f"By latency alone, ship {chosen.artifact} on {chosen.runtime}: {p50(chosen):.2f} ms median{mark}"
-    if chosen.precision != "int8" and any(row.precision == "int8" and row.status == "ok" for row in rows):
+    if chosen.precision != "int8" and any(row.precision == "int8" and row.status == "ok" for row in alike):
         text += "; INT8 is not faster here"
     return Verdict(
         passed=True,
-        summary=f"{text}; accuracy was not judged here.",
+        summary=". ".join(filter(None, (text, from_picture(chosen, alike, rows), "Accuracy was not judged here."))),
         recommended=chosen.artifact,
         runtime=chosen.runtime,
         precision=chosen.precision,

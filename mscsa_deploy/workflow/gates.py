@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mscsa_deploy.calibration.budget import AGREEMENT, Budget
 from mscsa_deploy.core.report import Metric, Row, Verdict
-from mscsa_deploy.workflow.choice import choose, p50
+from mscsa_deploy.workflow.choice import choose, from_picture, p50
 from mscsa_deploy.workflow.deployment import Gate, Results
 
 
@@ -24,7 +24,7 @@ def judge(rows: Sequence[Row], results: Results) -> tuple[tuple[Gate, ...], Verd
     passed = all(gate.passed for gate in gates if gate.required)
     return tuple(gates), Verdict(
         passed=passed,
-        summary=_summary(chosen, why_not),
+        summary=_summary(chosen, why_not, from_picture(chosen, right, rows) if chosen else ""),
         recommended=chosen.artifact if chosen else "",
         runtime=chosen.runtime if chosen else "",
         precision=chosen.precision if chosen else "",
@@ -118,7 +118,7 @@ def _why_no_int8(core: Sequence[Row], gates: Sequence[Gate], best_float: Row | N
     return f"no INT8 artefact is within budget: {'; '.join(failed)}"
 
 
-def _summary(chosen: Row | None, why_no_int8: str) -> str:
+def _summary(chosen: Row | None, why_no_int8: str, end_to_end: str) -> str:
     if chosen is None:
         return f"No artefact passed its gates on this device: {why_no_int8}."
     words = [f"Ship {chosen.runtime} {chosen.precision} on this device: p50 {p50(chosen):.2f} ms"]
@@ -132,4 +132,5 @@ def _summary(chosen: Row | None, why_no_int8: str) -> str:
         drop = f", drop {chosen.metric.drop:+.2f} points" if chosen.metric.drop is not None else ""
         words.append(f"{chosen.metric.name} {chosen.metric.value:.2f}{drop}")
     text = "; ".join(words) + "."
+    text += f" {end_to_end}." if end_to_end else ""
     return f"{text} Not INT8: {why_no_int8}." if why_no_int8 else text

@@ -128,3 +128,11 @@ def test_when_nothing_passes_nothing_is_recommended():
     assert not verdict.passed
     assert verdict.recommended == ""
     assert verdict.summary.startswith("No artefact passed its gates")
+
+
+def test_the_sentence_gives_the_latency_from_picture_to_answer_and_judges_by_the_network_alone():
+    rows = (row(10.0), row(5.0, precision="int8"))
+    there = (row(11.0, boundary="end_to_end"), row(12.0, precision="int8", boundary="end_to_end"))
+    _, verdict = decide(*rows, *there)
+    assert verdict.precision == "int8"
+    assert "From picture to answer p50 12.00 ms; the runner-up, onnxruntime fp32, 11.00 ms (faster)." in verdict.summary
