@@ -25,7 +25,7 @@ from mscsa_deploy.cli.terminal import Terminal, command_line, common_options
 @click.option("--on", default="", metavar="ssh://USER@HOST", help="Measure on another machine.")
 @click.option("--explain", is_flag=True, help="Say for every row where its time goes.")
 @click.option("--no-peak", "peak", flag_value=False, default=True, type=bool, help="Do not measure the machine's peak.")
-@click.option("--no-resume", "resume", flag_value=False, default=True, type=bool, help="Do not go on with an old run.")
+@click.option("--resume/--no-resume", default=True, show_default=True, help="Go on with a run that was stopped.")
 @subject_options
 @click.option("-o", "--output-dir", "out", type=OUTPUT_DIRECTORY, help="Keep the report and the raw samples here.")
 @click.option("--force", is_flag=True, help="Replace what stands there.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mscsa_deploy.cli.options import NAMES, checkpoint_options, max_drop_option, output_options
+from mscsa_deploy.cli.options import NAMES, checkpoint_options, max_drop_option, output_options, resume_option
 from mscsa_deploy.cli.terminal import Terminal, command_line, common_options
 
 
@@ -35,6 +35,7 @@ from mscsa_deploy.cli.terminal import Terminal, command_line, common_options
 @click.option("--mobile", is_flag=True, help="Also make .ort files for phones, and say which accelerators fit.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @output_options
+@resume_option
 @common_options
 def command(terminal: Terminal, out: Path, *, force: bool, dry_run: bool, **settings: Any) -> int:
     """All stages: checkpoint to verified ONNX, INT8 per runtime, accuracy, latency, report and bundle.

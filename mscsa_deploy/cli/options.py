@@ -103,6 +103,13 @@ max_drop_option = click.option(
     help="Largest accepted drop of INT8 (default 0.5 mIoU, 0.3 top-1; without labels 1 % of decisions may differ).",
 )
 
+resume_option = click.option(
+    "--resume",
+    is_flag=True,
+    expose_value=False,
+    help="Go on where an earlier run was stopped, as is done anyway.",
+)
+
 preset_option = click.option(
     "--preset",
     type=click.Choice(["smoke", "quick", "full"]),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mscsa_deploy.cli.options import max_drop_option, output_options, runtime_option, subject_options
+from mscsa_deploy.cli.options import max_drop_option, output_options, resume_option, runtime_option, subject_options
 from mscsa_deploy.cli.terminal import Terminal, common_options
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ COLUMNS = (("latency_ms", ".2f"), ("speedup_vs_best_float", ".2f"), ("value", ".
 @click.option("--draw", type=click.IntRange(min=0), default=0, help="Another draw of the calibration images.")
 @subject_options
 @output_options
+@resume_option
 @common_options
 def command(terminal: Terminal, out: Path, *, force: bool, **settings: Any) -> int:
     """Make INT8 for one runtime and device, within an accuracy budget and faster than float.

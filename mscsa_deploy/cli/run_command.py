@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mscsa_deploy.cli.options import INPUT_FILE, OUTPUT_DIRECTORY
+from mscsa_deploy.cli.options import INPUT_FILE, OUTPUT_DIRECTORY, resume_option
 from mscsa_deploy.cli.terminal import Terminal, command_line, common_options
 
 
@@ -16,6 +16,7 @@ from mscsa_deploy.cli.terminal import Terminal, command_line, common_options
     "-o", "--output-dir", "out", type=OUTPUT_DIRECTORY, help="Where the result goes (default: NAME-again beside it)."
 )
 @click.option("--force", is_flag=True, help="Replace what stands there.")
+@resume_option
 @common_options
 def command(terminal: Terminal, path: Path, out: Path | None, *, force: bool) -> int:
     """Replay exactly what a deployment did.

@@ -23,7 +23,8 @@ SHOWN = 20
 @runtime_option
 @click.option("--by", type=click.Choice(["block", "node"]), default="block", show_default=True, help="What is ranked.")
 @click.option("--calibration", default="calibration", show_default=True, help="Images that ranges come from.")
-@click.option("--images", type=click.IntRange(min=1), default=4, show_default=True, help="Images to compare on.")
+@click.option("--validation", help="Images to compare on (default: those of --calibration).")
+@click.option("--images", type=click.IntRange(min=1), default=4, show_default=True, help="Compare on so many.")
 @click.option("--recipe", metavar="NAME|FILE", help="Calibration recipe (default: the device profile's).")
 @subject_options
 @click.option("-o", "--output-dir", "out", type=OUTPUT_DIRECTORY, help="Keep the ranking and its plot here.")

@@ -75,7 +75,7 @@ class RowRun:
                     break
                 raise UserError(
                     f"line {number + 1} of the benchmark's journal '{self.path.name}' is damaged: {error}",
-                    hint="start again without --resume",
+                    hint="start again with --no-resume",
                 ) from error
             if not isinstance(event, Failure):
                 self._apply(event)

@@ -16,9 +16,10 @@ from mscsa_deploy.workflow.images import open_images
 from mscsa_deploy.workflow.opening import open_subject
 from mscsa_deploy.workflow.output import write_output
 from mscsa_deploy.workflow.quantize import recipe_for
-from mscsa_deploy.workflow.subject import SubjectRequest
+from mscsa_deploy.workflow.subject import Subject, SubjectRequest
 
 if TYPE_CHECKING:
+    from mscsa_deploy.calibration.samples import Samples
     from mscsa_deploy.calibration.sensitivity import Sensitivity
     from mscsa_deploy.core.tensors import Feed
     from mscsa_deploy.runtimes.profile import DeviceProfile
@@ -31,7 +32,9 @@ class SensitivityRequest(SubjectRequest):
 
     Args:
         by: ``"block"`` or ``"node"``.
-        images: How many calibration images each unit is compared on.
+        images: How many images each unit is compared on.
+        calibration: Images that ranges are taken from.
+        validation: Images that units are compared on; those of `calibration` if None.
     """
 
     model: str
@@ -40,6 +43,7 @@ class SensitivityRequest(SubjectRequest):
     images: int = 4
     recipe: str | None = None
     calibration: str = "calibration"
+    validation: str | None = None
 
 
 class Unit(Record, frozen=True, kw_only=True):
@@ -77,7 +81,6 @@ def run_sensitivity(
     Raises:
         UserError: The model, images or recipe do not exist or do not fit.
     """
-    from mscsa_deploy.calibration.samples import from_dataset
     from mscsa_deploy.calibration.sensitivity import measure_sensitivity, to_svg
     from mscsa_deploy.core.environment import read_environment
     from mscsa_deploy.runtimes.profile import pick_profile, read_profile
@@ -93,10 +96,9 @@ def run_sensitivity(
             hint="name a recipe with engine = 'onnxruntime'",
         )
     model = subject.float_for(request.runtime)
-    dataset = open_images(request.calibration, subject.task, subject.classes)
-    samples = from_dataset(dataset, subject.preprocess, input_name=subject.declared.name, dtype=subject.declared.dtype)
+    samples = _samples(subject, request.calibration)
     made = quantize_cached(model.artifact.path, samples, recipe, progress)
-    few = samples.take(request.images)
+    few = (_samples(subject, request.validation) if request.validation else samples).take(request.images)
     shares = _float_ms(model.artifact.path, request, profile, next(iter(few)))
     found = measure_sensitivity(
         model.artifact.path,
@@ -112,6 +114,13 @@ def run_sensitivity(
             (work / "sensitivity.json").write_bytes(to_json(report))
             (work / "sensitivity.svg").write_text(to_svg(found), encoding="utf-8")
     return report
+
+
+def _samples(subject: Subject, place: str) -> Samples:
+    from mscsa_deploy.calibration.samples import from_dataset
+
+    dataset = open_images(place, subject.task, subject.classes)
+    return from_dataset(dataset, subject.preprocess, input_name=subject.declared.name, dtype=subject.declared.dtype)
 
 
 def _float_ms(model: Path, request: SensitivityRequest, profile: DeviceProfile, feed: Feed) -> dict[str, float]:

@@ -13,7 +13,7 @@ import click
 import pytest
 
 from mscsa_deploy import __version__
-from mscsa_deploy.cli.app import COMMANDS
+from mscsa_deploy.cli.app import COMMANDS, app
 
 HEAVY = (
     "torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "onnxsim", "openvino", "nncf", "tensorrt",
@@ -59,6 +59,36 @@ def test_every_command_has_help_json_and_a_first_line(cli, name):
     lines = [line.strip() for line in outcome.out.splitlines() if line.strip()]
     assert lines[0].startswith(f"Usage: mscsa-deploy {name}")
     assert lines[1].endswith((".", ":", ",")) or lines[1][0].isupper()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("models", ""),
+        ("doctor", ""),
+        (
+            "export",
+            "task checkpoint key-map num-classes size batch output precision opset no-optimize random-weights -o force",
+        ),
+        ("quantize", "for device calibration validation recipe max-drop resume -o force"),
+        ("sensitivity", "for calibration validation -o force"),
+        ("verify", "images runtime tolerance bisect task preprocess"),
+        ("benchmark", "runtime precision threads device preset rate on explain resume task preprocess -o force"),
+        ("compare", "max-regress force"),
+        ("deploy", "checkpoint calibration validation evaluation runtime dry-run require-int8 resume -o force"),
+        ("pack", "-o format force"),
+        ("unpack", "-o force"),
+        ("inspect", ""),
+        ("predict", "-o force"),
+        ("serve", "host port engine"),
+        ("run", "-o force resume"),
+    ],
+)
+def test_options_that_scripts_rely_on_stay(name, options):
+    command = app.get_command(click.Context(app), name)
+    known = {opt for parameter in command.params for opt in (*parameter.opts, *parameter.secondary_opts)}
+    everywhere = {"--json", "-q", "-v"}
+    assert everywhere | {option if option[0] == "-" else f"--{option}" for option in options.split()} <= known
 
 
 def test_help_lists_every_command_in_the_order_of_the_work(cli):
