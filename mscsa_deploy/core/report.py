@@ -178,6 +178,22 @@ class StageRecord(Record, frozen=True, kw_only=True):
     detail: str = ""
 
 
+class Decision(Record, frozen=True, kw_only=True):
+    """Something that a job decided by itself; what was asked of it stands in ``resolved.toml``.
+
+    Args:
+        subject: What was to be decided, e.g. ``"calibration recipe for openvino"``.
+        choice: The outcome.
+        reason: Why, in words; empty where `scores_ms` say it.
+        scores_ms: Median milliseconds of everything that was measured for it, the choice included.
+    """
+
+    subject: str
+    choice: str
+    reason: str = ""
+    scores_ms: dict[str, float] = {}
+
+
 class ModelRecord(Record, frozen=True, kw_only=True):
     """What was deployed."""
 
@@ -277,6 +293,7 @@ class Report(Record, frozen=True, kw_only=True):
         environment: The device and the versions, from `core.environment`.
         data: Name and size of each image set, and how it was chosen.
         mobile: Files for phones, where they were asked for.
+        decisions: What the job decided by itself, in the order of its stages.
     """
 
     schema: int = SCHEMA
@@ -290,3 +307,4 @@ class Report(Record, frozen=True, kw_only=True):
     verdict: Verdict | None = None
     pictures: tuple[str, ...] = ()
     mobile: tuple[MobileModel, ...] = ()
+    decisions: tuple[Decision, ...] = ()

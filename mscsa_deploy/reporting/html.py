@@ -20,7 +20,14 @@ from mscsa_deploy.reporting.cells import ratio as ratio_text
 from mscsa_deploy.reporting.cells import size as size_text
 from mscsa_deploy.reporting.markdown import columns, common_setting
 from mscsa_deploy.reporting.mobile import COLUMNS, HEADING, mobile_tables
-from mscsa_deploy.reporting.notes import accuracy_facts, data_facts, environment_facts, method, model_facts
+from mscsa_deploy.reporting.notes import (
+    accuracy_facts,
+    data_facts,
+    decision_facts,
+    environment_facts,
+    method,
+    model_facts,
+)
 from mscsa_deploy.reporting.plots import Point, color, distributions, pareto, row_label
 from mscsa_deploy.reporting.samples import read_samples
 
@@ -66,6 +73,7 @@ def to_html(report: Report, directory: Path) -> str:
         facts=model_facts(report),
         data=data_facts(report),
         accuracy=accuracy_facts(report),
+        decisions=decision_facts(report),
         environment=environment_facts(report),
         method=method(report),
         left_float=_left_float(report),

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 from mscsa_deploy.reporting.breakdown import breakdowns
 from mscsa_deploy.reporting.cells import Cells, groups, metric_name, number, verdict_title
 from mscsa_deploy.reporting.mobile import COLUMNS, HEADING, mobile_tables
-from mscsa_deploy.reporting.notes import accuracy_facts, data_facts, environment_facts, method, model_facts
+from mscsa_deploy.reporting.notes import (
+    accuracy_facts,
+    data_facts,
+    decision_facts,
+    environment_facts,
+    method,
+    model_facts,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +74,7 @@ def to_markdown(report: Report) -> str:
     lines += [*_time(report), *_mobile(report)]
     lines += [*_facts("Accuracy in detail, percent", accuracy_facts(report))]
     lines += [*_facts("How the numbers were obtained", method(report))]
+    lines += _facts("What was decided", decision_facts(report))
     lines += [*_facts("Model", model_facts(report)), *_facts("Images", data_facts(report))]
     lines += [*_facts("Environment", environment_facts(report)), *_stages(report)]
     return "\n".join(lines).rstrip() + "\n"

@@ -125,6 +125,16 @@ def data_facts(report: Report) -> dict[str, str]:
     return found
 
 
+def decision_facts(report: Report) -> dict[str, str]:
+    """What the job decided by itself, and why."""
+    facts = {}
+    for made in report.decisions:
+        scores = sorted(made.scores_ms.items(), key=lambda score: score[1])
+        why = ", ".join(filter(None, (made.reason, *(f"{name} {number(ms)} ms" for name, ms in scores))))
+        facts[made.subject] = f"{made.choice} ({why})" if why else made.choice
+    return facts
+
+
 def _plain(name: str, value: Any) -> str:
     if value is None or value in ("", [], {}):
         return ""

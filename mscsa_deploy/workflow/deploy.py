@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mscsa_deploy.core.files import refuse_existing
 from mscsa_deploy.core.progress import Progress, silent
-from mscsa_deploy.core.report import Boundary, Row, Status
+from mscsa_deploy.core.report import Boundary, Decision, Row, Status
 from mscsa_deploy.core.tensors import TensorSpec
 from mscsa_deploy.errors import DeployError, UnsupportedError, UserError
 from mscsa_deploy.imaging.preprocess import preprocess
@@ -22,6 +22,7 @@ from mscsa_deploy.workflow.build import (
     half_variant_for_tensorrt,
     int8_variants,
 )
+from mscsa_deploy.workflow.decisions import of_plan, of_tails
 from mscsa_deploy.workflow.deployment import DeployRequest, Finished, Plan, Results
 from mscsa_deploy.workflow.evaluate import Evaluation, ImageSet
 from mscsa_deploy.workflow.finish import finish
@@ -49,6 +50,7 @@ class _Job:
     progress: Progress
     images: dict[str, ImageSet] = field(default_factory=dict)
     variants: list[Variant] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
 
 
 def run_deploy(request: DeployRequest, out: Path, *, force: bool = False, progress: Progress = silent) -> Finished:
@@ -73,7 +75,7 @@ def run_deploy(request: DeployRequest, out: Path, *, force: bool = False, progre
         request, prepared = _boundary(request, prepared)
         note.detail = prepared.fit.layout if prepared.fit else f"random weights, seed {prepared.random_weights}"
     target = Target(plan.profile, request.threads or plan.profile.threads)
-    job = _Job(request, plan, prepared, target, stages, progress)
+    job = _Job(request, plan, prepared, target, stages, progress, decisions=of_plan(plan))
     _open_images(job)
     sources = _export(job)
     _build(job, sources)
@@ -96,6 +98,7 @@ def run_deploy(request: DeployRequest, out: Path, *, force: bool = False, progre
             stages=tuple(stages.records),
             settings=request,
             mobile=mobile,
+            decisions=tuple(job.decisions),
         )
         return finish(results, out=out, force=force)
 
@@ -225,6 +228,7 @@ def _tails(job: _Job) -> None:
         smoke = job.request.preset == "smoke"
         made = with_tails(job.variants, images, profile, only=only, smoke=smoke, progress=job.progress)
         job.variants, note.detail = list(made.variants), str(made)
+        job.decisions += of_tails(made)
 
 
 def _mobile(job: _Job, sources: Sources) -> tuple[MobileFiles, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mscsa_deploy.core.artifact import Artifact
-from mscsa_deploy.core.report import Boundary, Report, Row, StageRecord
+from mscsa_deploy.core.report import Boundary, Decision, Report, Row, StageRecord
 from mscsa_deploy.workflow.prepare import ModelRequest, Prepared
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ class Results:
         stages: What ran before.
         settings: What was asked for.
         mobile: Files for phones, where they were asked for.
+        decisions: What was decided on the way.
     """
 
     prepared: Prepared
@@ -132,6 +133,7 @@ class Results:
     stages: tuple[StageRecord, ...]
     settings: DeployRequest
     mobile: tuple[MobileFiles, ...] = ()
+    decisions: tuple[Decision, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ def finish(results: Results, *, out: Path, force: bool) -> Finished:
         rows=rows,
         verdict=verdict,
         mobile=tuple(files.model for files in results.mobile),
+        decisions=results.decisions,
     )
     with output_directory(out, force=force) as work:
         _place_files(results, work)

@@ -17,6 +17,7 @@ from mscsa_deploy.errors import unknown_name
 from mscsa_deploy.workflow.deployment import DeployRequest
 
 TOOL = "mscsa_deploy"
+HEAD = "# What was asked for. What was decided on the way is in report.json, under 'decisions'.\n"
 CHECKPOINT = "checkpoint_sha256"
 
 
@@ -48,7 +49,7 @@ def resolved_toml(request: DeployRequest, profile: str, made_with: Mapping[str, 
     asked = {name: value for name, value in msgspec.to_builtins(request, enc_hook=str).items() if value is not None}
     asked["device"] = request.device or profile
     del asked["command"]
-    return tomli_w.dumps({"command": "deploy", "deploy": asked, "made_with": {TOOL: __version__, **made_with}})
+    return HEAD + tomli_w.dumps({"command": "deploy", "deploy": asked, "made_with": {TOOL: __version__, **made_with}})
 
 
 def read_resolved(path: Path) -> Resolved:

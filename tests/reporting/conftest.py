@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from mscsa_deploy.core.report import (
+    Decision,
     Latency,
     Metric,
     MobileModel,
@@ -147,6 +148,8 @@ def make_report(directory):
                         summary="Ship OpenVINO INT8: 1.93x faster than plain FP32 for 0.18 mIoU.",
                         gates=("mIoU drop 0.18 of at most 0.50 points", "FP32 ONNX equals PyTorch within 1e-4")),
         pictures=tuple(names),
+        decisions=(Decision(subject="device profile", choice="x86_vnni", reason="named with --device"),
+                   Decision(subject="tail on openvino", choice="cells", scores_ms={"outside": 9.31, "cells": 7.5})),
         mobile=(MobileModel(artifact="model.onnx", precision="fp32", path="mobile/model.ort", size_bytes=5_800_000,
                             operators="mobile/model.required_operators_and_types.config", max_abs_over_range=2.4e-7,
                             verdicts=(MobileVerdict(provider="NNAPI", suited="no", nodes=258, supported=239,

@@ -1,0 +1,37 @@
+"""What a deployment decided by itself can be read afterwards."""
+
+from __future__ import annotations
+
+from mscsa_deploy.workflow.decisions import of_plan, of_tails
+from mscsa_deploy.workflow.deployment import DeployRequest
+from mscsa_deploy.workflow.plan import make_plan
+from mscsa_deploy.workflow.tailed import Tailed
+from mscsa_deploy.workflow.tails import TailDecision
+
+
+def decided(**settings):
+    plan = make_plan(DeployRequest(model="topformer_t_mscsa.seg", **settings))
+    return {each.subject: each for each in of_plan(plan)}
+
+
+def test_profile_runtimes_and_recipes_are_told_with_their_reason():
+    found = decided(device="x86_avx512_vnni")
+    assert found["device profile"].choice == "x86_avx512_vnni"
+    assert found["device profile"].reason == "named with --device"
+    assert found["runtimes"].reason == "the list of x86_avx512_vnni"
+    recipe = found["calibration recipe for openvino"]
+    assert recipe.choice == "int8_openvino"
+    assert recipe.reason.endswith("it requires vnni")
+
+
+def test_named_runtimes_are_told_apart_and_others_have_no_recipe():
+    found = decided(device="generic_x86", runtimes=("onnxruntime",))
+    assert found["runtimes"].choice == "onnxruntime"
+    assert found["runtimes"].reason == "named with --runtime"
+    assert "calibration recipe for openvino" not in found
+
+
+def test_tails_are_told_with_everything_that_was_measured():
+    scores = {"outside": 9.3, "cells": 7.5}
+    (found,) = of_tails(Tailed((), {"openvino": TailDecision("cells", scores)}))
+    assert (found.subject, found.choice, found.scores_ms) == ("tail on openvino", "cells", scores)
