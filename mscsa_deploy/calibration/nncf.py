@@ -172,6 +172,7 @@ def _run(nncf: Any, graph: Any, feeds: _Feeds, recipe: CalibrationRecipe, ignore
         AdvancedQuantizationParameters,
         AdvancedSmoothQuantParameters,
         OverflowFix,
+        QuantizationParameters,
     )
 
     smooth = AdvancedSmoothQuantParameters(convolution=-1.0, matmul=recipe.smooth_quant)
@@ -179,6 +180,7 @@ def _run(nncf: Any, graph: Any, feeds: _Feeds, recipe: CalibrationRecipe, ignore
         overflow_fix=OverflowFix.ENABLE if recipe.reduce_range else OverflowFix.DISABLE,
         disable_bias_correction=recipe.bias_correction == "none",
         smooth_quant_alphas=smooth,
+        weights_quantization_params=QuantizationParameters(per_channel=None if recipe.per_channel else False),
         activations_range_estimator_params=_estimator(recipe),
     )
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -92,6 +93,8 @@ def match(model: onnx.ModelProto, rule: FloatRule) -> list[str]:
     if rule.last_convs:
         convs = [node.name for node in model.graph.node if node.op_type == "Conv"]
         kept &= set(convs[-rule.last_convs :])
+    if rule.min_kernel or rule.channels:
+        kept &= _convs_of_shape(model, rule.min_kernel, rule.channels)
     if rule.downstream_of:
         kept &= _downstream(model, frozenset(rule.downstream_of))
     if rule.upstream_of:
@@ -116,6 +119,21 @@ def _first_convs(model: onnx.ModelProto, count: int) -> set[str]:
             left -= is_conv
             kept.add(node.name)
             tensors.update(node.output)
+    return kept
+
+
+def _convs_of_shape(model: onnx.ModelProto, min_kernel: int, channels: tuple[int, int] | None) -> set[str]:
+    """Convolutions with at least so many kernel columns that sum over that many input channels.
+
+    A weight's shape is (outputs, inputs / groups, rows, columns); one that is computed has none and matches nothing.
+    """
+    shapes = {name: tuple(tensor.dims) for name, tensor in initializers(model).items()}
+    low, high = channels or (0, sys.maxsize)
+    kept = set()
+    for node in model.graph.node:
+        shape = shapes.get(node.input[1], ()) if node.op_type == "Conv" else ()
+        if shape and shape[-1] >= min_kernel and low <= shape[1] <= high:
+            kept.add(node.name)
     return kept
 
 

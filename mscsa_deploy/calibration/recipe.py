@@ -30,6 +30,8 @@ class FloatRule(Config, frozen=True, kw_only=True):
         op_types: One of these operators.
         first_convs: The first N convolutions of the graph and whatever elementwise nodes only they feed.
         last_convs: The last N convolutions of the graph.
+        min_kernel: Convolutions whose kernel has at least so many columns.
+        channels: Convolutions that sum over so many input channels (a depthwise one: 1); lowest and highest.
         downstream_of: Nodes that some path from one of these operators reaches.
         upstream_of: Nodes from which some path reaches one of these operators.
         weightless: Only nodes without weights (a MatMul of two activations, an Add of two branches).
@@ -40,15 +42,18 @@ class FloatRule(Config, frozen=True, kw_only=True):
     op_types: tuple[str, ...] = ()
     first_convs: int = 0
     last_convs: int = 0
+    min_kernel: int = 0
+    channels: tuple[int, int] | None = None
     downstream_of: tuple[str, ...] = ()
     upstream_of: tuple[str, ...] = ()
     weightless: bool = False
 
     def __post_init__(self) -> None:
         place = (self.first_convs, self.last_convs, self.downstream_of, self.upstream_of)
-        if not any((self.nodes, self.op_types, *place)):
+        if not any((self.nodes, self.op_types, self.min_kernel, self.channels, *place)):
             raise ValueError(
-                "a keep_float rule needs nodes, op_types, first_convs, last_convs, downstream_of or upstream_of"
+                "a keep_float rule needs nodes, op_types, first_convs, last_convs, min_kernel, channels, "
+                "downstream_of or upstream_of"
             )
         if not self.reason.strip():
             raise ValueError("a keep_float rule needs a reason")

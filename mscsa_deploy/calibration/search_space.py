@@ -82,6 +82,8 @@ def _placements(base: CalibrationRecipe) -> tuple[CalibrationRecipe, ...]:
 
 def _qdq_changes(base: CalibrationRecipe) -> list[tuple[str, dict[str, Any]]]:
     changes: list[tuple[str, dict[str, Any]]] = []
+    # Rules about shapes are about what the runtime gets wrong, so they hold wherever pairs sit.
+    wrong = tuple(rule for rule in base.keep_float if rule.min_kernel)
     for op_types, name, rules in (
         (CHAIN, "chain", ()),
         (WEIGHTS, "weights", (ATTENTION,)),
@@ -89,12 +91,12 @@ def _qdq_changes(base: CalibrationRecipe) -> list[tuple[str, dict[str, Any]]]:
         ((), "all", ()),
     ):
         for convs in (3, 1, 0):
-            kept = (*rules, _stem(convs)) if convs else rules
+            kept = (*wrong, *rules, *((_stem(convs),) if convs else ()))
             changes.append((f"{name}-stem{convs}", {"op_types": op_types, "keep_float": kept}))
     if base.runtime == "openvino":
         changes.append(("injection", {"keep_float": (*base.keep_float, INJECTION)}))
     gates = {"op_types": (*CHAIN, "Gemm", "Mul"), "force_unquantized_inputs": True}
-    changes.append(("gates", {**gates, "keep_float": (_stem(3),)}))
+    changes.append(("gates", {**gates, "keep_float": (*wrong, _stem(3))}))
     changes.append(("pools", {"pools_as_convs": not base.pools_as_convs}))
     changes.append(("force", {"force_unquantized_inputs": not base.force_unquantized_inputs}))
     changes.append(("per-tensor", {"per_channel": False}))
