@@ -153,6 +153,15 @@ def case_for(name: str, folder: Path) -> Case:
     return Case(path, feed, expected)
 
 
+def custom(path):
+    """A model with an operator that no runtime has."""
+    import onnx
+
+    text = '<ir_version: 8, opset_import: ["" : 18, "foo" : 1]> g (float[2] x) => (float[2] y) { y = foo.Bar(x) }'
+    onnx.save(onnx.parser.parse_model(text), path)
+    return path
+
+
 def skip_unless(name: str, *, available: bool, reason: str) -> None:
     """Skip the test with `reason`, or fail it if MSCSA_DEPLOY_REQUIRE counts on `name`."""
     if available:
@@ -204,6 +213,7 @@ def models():
     """The builders above, for test files."""
     return SimpleNamespace(
         conv_attention=conv_attention,
+        custom=custom,
         quantized=quantized,
         write_onnx=write_onnx,
         reference=reference,

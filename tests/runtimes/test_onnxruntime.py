@@ -65,12 +65,8 @@ def test_an_unknown_optimization_level_is_the_users(runtime, models, tmp_path):
         runtime.load(path, SessionSettings(options={"graph_optimization_level": "basics"}))
 
 
-def test_a_custom_operator_is_a_stage_error(runtime, tmp_path):
-    import onnx
-
-    path = tmp_path / "custom.onnx"
-    text = '<ir_version: 8, opset_import: ["" : 18, "foo" : 1]> g (float[2] x) => (float[2] y) { y = foo.Bar(x) }'
-    onnx.save(onnx.parser.parse_model(text), path)
+def test_a_custom_operator_is_a_stage_error(runtime, models, tmp_path):
+    path = models.custom(tmp_path / "custom.onnx")
     with pytest.raises(StageError, match=r"onnxruntime loading failed on custom\.onnx.*Bar"):
         runtime.load(path, SessionSettings())
 

@@ -123,12 +123,8 @@ def test_float_precision_goes_with_int8_only(runtime, model):
         runtime.load(model, SessionSettings(options={"float_precision": "bf16"}))
 
 
-def test_a_custom_operator_is_unsupported(runtime, tmp_path):
-    import onnx
-
-    path = tmp_path / "custom.onnx"
-    text = '<ir_version: 8, opset_import: ["" : 18, "foo" : 1]> g (float[2] x) => (float[2] y) { y = foo.Bar(x) }'
-    onnx.save(onnx.parser.parse_model(text), path)
+def test_a_custom_operator_is_unsupported(runtime, models, tmp_path):
+    path = models.custom(tmp_path / "custom.onnx")
     with pytest.raises(UnsupportedError, match=r"foo\.Bar"):
         runtime.load(path, SessionSettings())
 
