@@ -98,11 +98,11 @@ def from_json(name: str, datatype: str, shape: Sequence[int], data: msgspec.Raw)
         return np.array(values, dtype).reshape(tuple(shape))
 
 
-def to_binary(array: Array) -> bytes:
-    """The bytes of the binary extension for `array`."""
+def to_binary(array: Array) -> bytes | memoryview:
+    """The bytes of the binary extension for `array`; numbers are a view of it where it has their layout already."""
     if array.dtype == object:
         return b"".join(_LENGTH.pack(len(item)) + item for item in array.ravel())
-    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8).data
 
 
 def to_json(name: str, array: Array) -> list[Any]:

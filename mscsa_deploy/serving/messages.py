@@ -117,7 +117,7 @@ def write_response(
         Refusal: An output cannot be put into JSON and was not asked for as binary.
     """
     described: list[dict[str, Any]] = []
-    blobs: list[bytes] = []
+    blobs: list[bytes | memoryview] = []
     for name, array in outputs.items():
         entry: dict[str, Any] = {
             "name": name,

@@ -200,7 +200,8 @@ class ServedModel:
         if name == PROBABILITIES:
             return self.probabilities(raw)
         if name == CLASS_MAP:
-            return np.stack([self.class_map(prepared, raw, index) for index in count])
+            maps = [self.class_map(prepared, raw, index) for index in count]
+            return maps[0][None] if len(maps) == 1 else np.stack(maps)
         if name == OVERLAY:
             return _bytes_array([self.overlay_png(prepared, raw, index) for index in count])
         best = [self.runner.answer(raw[index : index + 1], prepared.size)[1][0] for index in count]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mscsa_deploy.runner import load
+from mscsa_deploy.serving.datatypes import to_binary
 
 SHAPE = [1, 3, 64, 64]
 
@@ -287,3 +288,12 @@ def test_values_that_overflow_inside_the_network_are_the_clients_mistake(client)
     # the mean of values near the largest float32 overflows in the sum
     assert answer.status == 400
     assert "outside the model's range" in answer.error
+
+
+@pytest.mark.parametrize("kind", [">u2", "<f4", "u1", "bool"])
+def test_binary_numbers_are_little_endian_rows_whatever_their_layout(kind):
+    array = (np.arange(12).reshape(3, 4) % 7).astype(kind)
+    expected = array.T.astype(array.dtype.newbyteorder("<")).tobytes()
+    assert bytes(to_binary(array.T)) == expected
+    plain = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<")))
+    assert np.shares_memory(np.frombuffer(to_binary(plain), np.uint8), plain)
