@@ -2,6 +2,10 @@
 
 Options (`SessionSettings.options`):
     graph_optimization_level: ``"all"`` (default), ``"extended"``, ``"basic"`` or ``"disabled"``.
+    execution_mode: ``"sequential"`` (default), or ``"parallel"`` with as many threads between operators as in them;
+        with one thread ONNX Runtime makes the two the same.
+    cpu_mem_arena: Whether memory comes from an arena that keeps it (default true).
+    mem_pattern: Whether the memory of a run is planned ahead (default true).
     session_config: Mapping of session configuration keys to strings, passed on as they are.
     provider_options: Mapping of options of the execution provider.
 """
@@ -87,7 +91,10 @@ class OnnxRuntime(CheckedRuntime):
 
     name = "onnxruntime"
     accepts = ("onnx",)
-    options = ("graph_optimization_level", "session_config", "provider_options")
+    options = (
+        "graph_optimization_level", "execution_mode", "cpu_mem_arena", "mem_pattern", "session_config",
+        "provider_options",
+    )  # fmt: skip
     how_to_install: ClassVar[str] = "pip install 'mscsa-deploy[onnxruntime]'"
 
     def probe(self) -> Capabilities:
@@ -210,9 +217,16 @@ def _session_options(settings: SessionSettings) -> Any:
     level = settings.options.get("graph_optimization_level", "all")
     if level not in levels:
         raise unknown_name("graph_optimization_level", str(level), levels)
+    modes = {"sequential": vendor.ExecutionMode.ORT_SEQUENTIAL, "parallel": vendor.ExecutionMode.ORT_PARALLEL}
+    mode = settings.options.get("execution_mode", "sequential")
+    if mode not in modes:
+        raise unknown_name("execution_mode", str(mode), modes)
     options = vendor.SessionOptions()
     options.intra_op_num_threads = settings.threads
-    options.inter_op_num_threads = 1
+    options.inter_op_num_threads = settings.threads if mode == "parallel" else 1
+    options.execution_mode = modes[mode]
+    options.enable_cpu_mem_arena = bool(settings.options.get("cpu_mem_arena", True))
+    options.enable_mem_pattern = bool(settings.options.get("mem_pattern", True))
     options.graph_optimization_level = levels[level]
     # Its warnings tell about its own optimizer; what matters to us arrives as an exception or in the trace.
     options.log_severity_level = 3

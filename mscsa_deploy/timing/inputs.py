@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mscsa_deploy.core.files import output_file
 from mscsa_deploy.core.tensors import TensorSpec
 from mscsa_deploy.core.vocabulary import Task
 from mscsa_deploy.errors import UserError
@@ -98,7 +99,7 @@ def write_pictures(folder: Path, pictures: Iterable[Picture], spec: Preprocess, 
 
 
 def _write(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> CoreInputs:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as stream:
+    # Another run that measures the same model may be reading these very inputs in the cache.
+    with output_file(path, force=True) as place, place.open("wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]  # the stub takes the names for its own flags
     return CoreInputs(path=str(path))

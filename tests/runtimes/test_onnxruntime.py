@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from mscsa_deploy.errors import DeployError, StageError, UnsupportedError, UserError
@@ -63,6 +64,25 @@ def test_an_unknown_optimization_level_is_the_users(runtime, models, tmp_path):
     path = models.conv_attention(tmp_path / "m.onnx")
     with pytest.raises(UserError, match="did you mean 'basic'"):
         runtime.load(path, SessionSettings(options={"graph_optimization_level": "basics"}))
+
+
+def test_execution_mode_arena_and_memory_pattern_reach_the_session_and_change_no_answer(runtime, models, tmp_path):
+    path = models.conv_attention(tmp_path / "m.onnx")
+    feed = {"image": models.image()}
+    options = {"execution_mode": "parallel", "cpu_mem_arena": False, "mem_pattern": False}
+    changed = SessionSettings(threads=2, options=options)
+    with runtime.load(path, SessionSettings()) as plain, runtime.load(path, changed) as set_:
+        found = set_._vendor.get_session_options()
+        assert (found.execution_mode.name, found.enable_cpu_mem_arena) == ("ORT_PARALLEL", False)
+        assert found.enable_mem_pattern is False
+        for name, answer in plain.run(feed).items():
+            assert np.array_equal(answer, set_.run(feed)[name])
+
+
+def test_an_unknown_execution_mode_is_the_users(runtime, models, tmp_path):
+    path = models.conv_attention(tmp_path / "m.onnx")
+    with pytest.raises(UserError, match="did you mean 'parallel'"):
+        runtime.load(path, SessionSettings(options={"execution_mode": "paralel"}))
 
 
 def test_a_custom_operator_is_a_stage_error(runtime, models, tmp_path):
