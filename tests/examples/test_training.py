@@ -140,3 +140,60 @@ def test_nothing_is_lost_where_the_student_answers_as_the_teacher():
     # Scaling a channel does not matter but for batch norm's epsilon of 1e-5.
     assert float(feature_distance(scaled, 7 * answers + 2, pixels)) == pytest.approx(0, abs=1e-6)
     assert float(feature_distance(other, answers, pixels)) > 0.1
+
+
+def test_classifier_learns_with_one_cosine_over_growing_sizes():
+    from classify import PLANS, SIZE, WARMUP_STEPS, learning_rate
+
+    for plan in PLANS.values():
+        sizes = [stage.size for stage in plan.stages]
+        assert sizes == sorted(sizes)
+        assert sizes[-1] == SIZE
+        assert learning_rate(plan, 0, 0) == plan.rate / WARMUP_STEPS
+        rates = [
+            learning_rate(plan, number, step)
+            for number, stage in enumerate(plan.stages)
+            for step in range(WARMUP_STEPS if number == 0 else 0, stage.steps)
+        ]
+        assert rates == sorted(rates, reverse=True)
+        assert rates[-1] < 0.01 * plan.rate
+
+
+def test_classifier_starts_from_what_fits_of_another_tasks_weights(tmp_path):
+    from classify import start_from
+
+    from mscsa_deploy.models.checkpoint import model_metadata, save_checkpoint
+    from mscsa_deploy.models.spec import ModelOptions, build_model
+
+    options = ModelOptions(num_classes=3)
+    other = build_model("topformer_t", "seg", options)
+    path = tmp_path / "other.safetensors"
+    save_checkpoint(path, other, model_metadata("topformer_t", "seg", options), half=False)
+    model = build_model("topformer_t", "cls", ModelOptions(num_classes=10))
+    head = model.head.l.weight.clone()
+    taken = start_from(model, path)
+    assert 0 < taken < len(model.state_dict())
+    # The backbone's tensors of the stem are among them, the classifier is not.
+    own, theirs = model.state_dict(), other.state_dict()
+    assert all(torch.equal(own[name], theirs[name]) for name in own if name.startswith("backbone.") and name in theirs)
+    assert torch.equal(model.head.l.weight, head)
+
+
+def test_classifier_training_returns_averaged_weights_and_learns(monkeypatch):
+    import classify
+
+    from mscsa_deploy.models.spec import ModelOptions, build_model
+
+    torch.manual_seed(0)
+    # Bright against dark pictures: a dozen steps tell them apart.
+    labels = (torch.arange(64) % 2).to(torch.uint8)
+    images = (labels.view(-1, 1, 1) * 200 + torch.randint(0, 50, (64, 28, 28))).to(torch.uint8)
+    model = build_model("topformer_t", "cls", ModelOptions(num_classes=2)).train()
+    monkeypatch.setattr(classify, "WARMUP_STEPS", 2)
+    monkeypatch.setattr(classify, "AVERAGE_DECAY", 0.5)
+    monkeypatch.setattr(classify, "SIZE", 64)
+    plan = classify.Plan(1e-3, (classify.Stage(64, 16, 12),), bfloat16=True)
+    average = classify.train(model, plan, images, labels)
+    assert not average.training
+    assert all("forward" not in layer.__dict__ for layer in average.modules())
+    assert classify.top1(average, images, labels) > 95
