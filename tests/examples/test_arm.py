@@ -34,8 +34,8 @@ def test_arm_answers_as_this_machine_does(root, bundle, runtime):
     """`compare.py` judges: FP32 within 1e-4 of the range, at least 99.9 % equal decisions.
 
     INT8 on OpenVINO, whose integer kernels round otherwise on every instruction set: as near to FP32 as here.
-    Its decisions were equal on 99.1 % of the pixels (7-bit weights), less than 99.9 %: one step of difference behind the
-    first convolution grows at each of 156 quantizers; the example's README has the figures.
+    Its decisions were equal on 99.1 % of the pixels (7-bit weights), less than 99.9 %: one step of difference behind
+    the first convolution grows at each of 156 quantizers; the example's README has the figures.
     """
     command = [sys.executable, ARM / "compare.py", bundle, "--runtime", runtime, "--root", root]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
