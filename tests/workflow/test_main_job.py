@@ -9,6 +9,7 @@ import pytest
 from mscsa_deploy.cli import run
 from mscsa_deploy.core.files import sha256_file
 from mscsa_deploy.reporting.files import read_report
+from mscsa_deploy.workflow import sensitivity
 
 MODEL = ["topformer_t_mscsa", "--task", "seg", "--random-weights", "3", "--num-classes", "13", "--size", "64x96"]
 
@@ -218,10 +219,15 @@ def test_export_failure_leaves_nothing(tmp_path, capsys, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_sensitivity_ranks_the_blocks_of_the_bundle(deployed, capsys):
+def test_sensitivity_ranks_the_blocks_of_the_bundle(deployed, capsys, monkeypatch):
+    places = []
+    opened = sensitivity.open_images
+    monkeypatch.setattr(sensitivity, "open_images", lambda place, *more: places.append(place) or opened(place, *more))
     args = ["--for", "onnxruntime", "--recipe", "int8_onnxruntime_x86", "--images", "1", "--json", "-q"]
+    args += ["--validation", "evaluation"]
     assert run(["sensitivity", str(deployed[1]), *args]) == 0
     ranking = json.loads(capsys.readouterr().out)
+    assert (places, ranking["images"]) == (["calibration", "evaluation"], 1)
     noise = [unit["sqnr_db"] for unit in ranking["units"]]
     assert noise == sorted(noise)
     assert ranking["whole_sqnr_db"] <= noise[-1]
