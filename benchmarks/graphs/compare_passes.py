@@ -10,7 +10,7 @@ core. A form's ratio is the median over rounds of plain over form, within one pr
 and the extremes of that over processes. `plain_again` is the same file as `plain`: how far its ratio is from 1
 is how far the others can be trusted.
 
-Weights are random with the statistics of a trained network (`randomise`): speed does not depend on them.
+Weights are random with the statistics of a trained network (`randomize`): speed does not depend on them.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def export_plain(model: str, task: str, out: Path) -> None:
     """The plain export (trace and onnxsim) of a randomly weighted model."""
     from mscsa_deploy.export.exporter import export_onnx
     from mscsa_deploy.graphs.metadata import ModelInfo
-    from mscsa_deploy.models.randomise import randomise
+    from mscsa_deploy.models.randomize import randomize
     from mscsa_deploy.models.spec import DEFAULT_SIZES, ModelOptions, build_model
 
-    network = randomise(build_model(model, task, ModelOptions()).eval(), seed=0)
+    network = randomize(build_model(model, task, ModelOptions()).eval(), seed=0)
     info = ModelInfo(name=model, task=task, random_weights=0)
     size = DEFAULT_SIZES[task]
     export_onnx(network, name=model, task=task, input_size=size, metadata=info, out=out, optimize=False)

@@ -25,10 +25,10 @@ def export(model: str, task: str, out: Path) -> Path:
     """The optimized export of a randomly weighted model."""
     from mscsa_deploy.export.exporter import export_onnx
     from mscsa_deploy.graphs.metadata import ModelInfo
-    from mscsa_deploy.models.randomise import randomise
+    from mscsa_deploy.models.randomize import randomize
     from mscsa_deploy.models.spec import DEFAULT_SIZES, ModelOptions, build_model
 
-    network = randomise(build_model(model, task, ModelOptions()).eval(), seed=0)
+    network = randomize(build_model(model, task, ModelOptions()).eval(), seed=0)
     info = ModelInfo(name=model, task=task, random_weights=0)
     export_onnx(network, name=model, task=task, input_size=DEFAULT_SIZES[task], metadata=info, out=out)
     return out

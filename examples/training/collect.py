@@ -27,7 +27,7 @@ from PIL import Image
 Row = dict[str, str]
 SPLIT_SEED = 20160
 HELD_OUT_SHARE = 0.25
-# Cosine of the centred 16x16 RGBA thumbnails of two cut-outs (or one mirrored) from which they count as variants.
+# Cosine of the centered 16x16 RGBA thumbnails of two cut-outs (or one mirrored) from which they count as variants.
 SAME_GROUP = 0.90
 PHOTO_LONG_SIDE = 1024
 
@@ -48,7 +48,7 @@ def source_file(folder: Path, emoji: str) -> Path:
 
 
 def thumbnail(path: Path) -> npt.NDArray[np.float64]:
-    """The visible part of a cut-out as a centred unit vector of 16x16 premultiplied RGBA."""
+    """The visible part of a cut-out as a centered unit vector of 16x16 premultiplied RGBA."""
     image = Image.open(path).convert("RGBA")
     pixels = np.asarray(image.crop(image.getbbox()).resize((16, 16)), np.float64)
     pixels[..., :3] *= pixels[..., 3:] / 255

@@ -98,7 +98,7 @@ class Distillation(nn.Module):
         """The loss of the student's pass over `images` just made.
 
         Args:
-            images: (N, 3, H, W), normalised as for the student.
+            images: (N, 3, H, W), normalized as for the student.
             masks: (N, H, W), 0 the background.
             logits: (N, classes, H / 8, W / 8), the student's.
             names: (N, instances, H / 8, W / 8), the student's.

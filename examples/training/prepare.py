@@ -101,7 +101,7 @@ class TrainingScenes(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
             yield torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)
 
 
-def normalise(images: torch.Tensor) -> torch.Tensor:
+def normalize(images: torch.Tensor) -> torch.Tensor:
     """(N, 3, H, W) uint8 RGB as the float32 input of the model (ImageNet mean and deviation)."""
     scale = torch.from_numpy(1 / (255 * STD)).view(1, 3, 1, 1)
     shift = torch.from_numpy(-MEAN / STD).view(1, 3, 1, 1)

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from distill import Distillation, Weights
-from prepare import ASSETS, TrainingScenes, class_table, normalise
+from prepare import ASSETS, TrainingScenes, class_table, normalize
 from teacher import Teacher, load_lite0
 from torch import nn
 from torch.nn import functional
@@ -246,7 +246,7 @@ class Run:
             rate = learning_rate(self.recipe, self.stages, self.stage, self.step)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["rate"]
-            loss, whole = self._losses(normalise(images), masks, stage.instance_weight)
+            loss, whole = self._losses(normalize(images), masks, stage.instance_weight)
             running += float(loss.detach())
             self.optimizer.zero_grad()
             whole.backward()

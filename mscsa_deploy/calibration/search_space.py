@@ -36,7 +36,7 @@ QDQ: dict[str, Any] = {
 }  # fmt: skip
 NNCF: dict[str, Any] = {
     "engine": "nncf", "preset": "performance", "model_type": "none", "bias_correction": "fast", "observer": "minmax",
-    "op_types": (), "keep_float": (), "equalize": False, "pools_as_convs": False,
+    "op_types": (), "equalize": False, "pools_as_convs": False,
 }  # fmt: skip
 # How many of the most sensitive blocks a repair leaves float, step by step.
 REPAIRS = (1, 2, 4, 8)
@@ -76,14 +76,18 @@ def _placements(base: CalibrationRecipe) -> tuple[CalibrationRecipe, ...]:
     else:
         changes += _qdq_changes(base)
     if base.runtime == "openvino" and base.engine == "onnxruntime":
-        changes.append(("nncf", NNCF))
+        changes.append(("nncf", {**NNCF, "keep_float": _wrong(base)}))
     return _distinct(base, changes)
+
+
+def _wrong(base: CalibrationRecipe) -> tuple[FloatRule, ...]:
+    """Rules about shapes: they say what the runtime gets wrong, so they hold wherever pairs sit."""
+    return tuple(rule for rule in base.keep_float if rule.min_kernel)
 
 
 def _qdq_changes(base: CalibrationRecipe) -> list[tuple[str, dict[str, Any]]]:
     changes: list[tuple[str, dict[str, Any]]] = []
-    # Rules about shapes are about what the runtime gets wrong, so they hold wherever pairs sit.
-    wrong = tuple(rule for rule in base.keep_float if rule.min_kernel)
+    wrong = _wrong(base)
     for op_types, name, rules in (
         (CHAIN, "chain", ()),
         (WEIGHTS, "weights", (ATTENTION,)),

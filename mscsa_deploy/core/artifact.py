@@ -16,7 +16,7 @@ class MadeBy:
 
     Args:
         stage: The stage that wrote it, e.g. ``"export"``.
-        settings: What the stage was told, JSON-serialisable.
+        settings: What the stage was told, JSON-serializable.
         parent: SHA-256 of the file it was made from; empty for a first file.
         tools: Versions of the libraries that did the work.
     """

@@ -33,7 +33,7 @@ def content_key(parts: Mapping[str, Any]) -> str:
     """A short key (20 hexadecimal digits) that changes whenever any of `parts` does.
 
     Args:
-        parts: JSON-serialisable facts: file hashes, settings, tool versions.
+        parts: JSON-serializable facts: file hashes, settings, tool versions.
     """
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:20]

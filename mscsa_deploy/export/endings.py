@@ -37,7 +37,7 @@ def with_pixels(artifact: Artifact, mean: Sequence[float], std: Sequence[float],
     """Write `artifact`, an ONNX file, to `out` with (N, H, W, 3) uint8 RGB as its input.
 
     Args:
-        artifact: Its input is (N, 3, H, W) float32, normalised.
+        artifact: Its input is (N, 3, H, W) float32, normalized.
         mean: Per channel, on the 0..1 scale, as the model was trained.
         std: Likewise.
         out: Replaced if it exists; may be the file itself.

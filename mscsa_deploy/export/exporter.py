@@ -84,7 +84,7 @@ def export_onnx(
 ) -> ExportResult:
     """Write `model` as the ONNX file `out`; the same model and settings give the same bytes.
 
-    The input is ``image``, (batch, 3, height, width) float32, normalised RGB. Without `optimize` the file is
+    The input is ``image``, (batch, 3, height, width) float32, normalized RGB. Without `optimize` the file is
     the traced graph after onnxsim, nothing else.
 
     Args:

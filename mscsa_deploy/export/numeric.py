@@ -50,7 +50,7 @@ def _draw(spec: TensorSpec, number: int, source: np.random.Generator) -> Array:
 
 
 def run_graph(model: bytes, feeds: Sequence[Feed], *, optimized: bool = False) -> list[list[Array]]:
-    """Outputs of the serialised ONNX `model` for each of `feeds`, in the graph's order.
+    """Outputs of the serialized ONNX `model` for each of `feeds`, in the graph's order.
 
     Args:
         model: With its weights inside.
@@ -122,7 +122,7 @@ class SameNumbers:
     """Holds a graph's outputs and compares others with them; fits `graphs.rewrite.Verify`.
 
     Args:
-        model: The serialised ONNX model that is right.
+        model: The serialized ONNX model that is right.
         feeds: Inputs to compare on.
 
     Raises:

@@ -20,7 +20,7 @@ class Answer(Protocol):
     """Gives the model's answer to one input."""
 
     def __call__(self, image: Array) -> Array:
-        """(N, 3, H, W) float32, normalised RGB, to the output at the boundary asked for."""
+        """(N, 3, H, W) float32, normalized RGB, to the output at the boundary asked for."""
 
 
 def answerer(model: nn.Module, output: Output, size: tuple[int, int]) -> Answer:

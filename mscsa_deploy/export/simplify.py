@@ -33,7 +33,7 @@ class Simplified:
     """The model to go on with.
 
     Args:
-        model: Serialised; the simplified one, or the given one when that could not be trusted.
+        model: Serialized; the simplified one, or the given one when that could not be trusted.
         simplified: Whether it is the simplified one.
         note: Why it is not, in one sentence; empty otherwise.
     """

@@ -1,4 +1,4 @@
-"""A module in PyTorch as a serialised ONNX graph, by tracing or by the dynamo exporter."""
+"""A module in PyTorch as a serialized ONNX graph, by tracing or by the dynamo exporter."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TracedGraph:
     """A graph that agrees with PyTorch.
 
     Args:
-        model: The serialised ONNX graph.
+        model: The serialized ONNX graph.
         method: The exporter that made it.
         notes: What went wrong with an exporter tried before.
     """
@@ -107,7 +107,7 @@ def evaluation(module: nn.Module) -> Iterator[None]:
 def to_graph(
     module: nn.Module, image: Tensor, *, method: Method, output: TensorSpec, dynamic_batch: bool, opset: int
 ) -> bytes:
-    """The serialised ONNX graph of `module`: one input ``image``, one output, nothing about this machine.
+    """The serialized ONNX graph of `module`: one input ``image``, one output, nothing about this machine.
 
     Args:
         module: In evaluation mode; takes one (N, 3, H, W) float32 tensor.

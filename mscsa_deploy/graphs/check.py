@@ -39,7 +39,7 @@ def read_model(path: Path) -> ir.Model:
 
 
 def parsed(data: bytes) -> ir.Model:
-    """The model that `to_bytes` serialised."""
+    """The model that `to_bytes` serialized."""
     return ir.from_proto(onnx.load_from_string(data))
 
 
@@ -102,7 +102,7 @@ def require_static(model: ir.Model, *, subject: str, dynamic_batch: bool = False
 
 
 def fingerprint(model: ir.Model) -> str:
-    """SHA-256 over the serialised model: equal exactly if two models would be the same file."""
+    """SHA-256 over the serialized model: equal exactly if two models would be the same file."""
     return hashlib.sha256(to_bytes(model)).hexdigest()
 
 

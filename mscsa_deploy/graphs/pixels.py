@@ -1,4 +1,4 @@
-"""Pictures as the input: uint8 pixels in, normalisation inside the graph.
+"""Pictures as the input: uint8 pixels in, normalization inside the graph.
 
 The exported model takes ``(pixel / 255 - mean) / std`` per channel, (N, 3, H, W) float32. Here its input
 becomes the pixels themselves, (N, H, W, 3) uint8 as decoders deliver them: a quarter of the bytes and no copy
@@ -7,7 +7,7 @@ outside the graph. With ``s = 1 / (255 std)`` and ``t = -mean / std`` the model 
 - a first convolution without padding takes both: ``W' = W diag(s)``, ``b' = b + W t``;
 - a zero-padded one takes only the scale, ``W' = W diag(s)``. A zero of the padding stands for the mean color,
   so the mean stays a subtraction in front, ``pixel - 255 mean``, and the padding stays zero;
-- where something else reads the input, the normalisation is a subtraction and a multiplication.
+- where something else reads the input, the normalization is a subtraction and a multiplication.
 
 Exact in real arithmetic; in float32 the weights are rounded once more.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def take_pixels(model: ir.Model, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Replace the only input, (N, 3, H, W) float32 normalised, by (N, H, W, 3) uint8 of the same name.
+    """Replace the only input, (N, 3, H, W) float32 normalized, by (N, H, W, 3) uint8 of the same name.
 
     Args:
         model: Changed in place.
@@ -55,13 +55,13 @@ def take_pixels(model: ir.Model, mean: Sequence[float], std: Sequence[float]) ->
     image.name = None
     b = Builder(model.graph, "pixels").at(next(iter(model.graph)))
     planes = b.op("Cast", b.op("Transpose", pixels, perm=[0, 3, 1, 2]), to=int(ir.DataType.FLOAT))
-    normal = _normalised(b, planes, readers, np.asarray(mean, np.float64), np.asarray(std, np.float64))
+    normal = _normalized(b, planes, readers, np.asarray(mean, np.float64), np.asarray(std, np.float64))
     normal.type, normal.shape = image.type, image.shape
     for node, index in readers:
         node.replace_input_with(index, normal)
 
 
-def _normalised(
+def _normalized(
     b: Builder,
     planes: ir.Value,
     readers: list[tuple[ir.Node, int]],

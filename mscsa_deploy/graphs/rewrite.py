@@ -49,7 +49,7 @@ class Verify(Protocol):
     """Compares numbers; raises `StageError` naming `label` when they moved."""
 
     def __call__(self, model: bytes, label: str) -> None:
-        """Check the serialised `model` that the pass `label` has just left."""
+        """Check the serialized `model` that the pass `label` has just left."""
 
 
 def rewrite(
@@ -64,7 +64,7 @@ def rewrite(
     Args:
         model: Changed in place; after an error its state is undefined.
         passes: In the order given; each runs once.
-        verify: Called with the serialised model after every pass that changed it.
+        verify: Called with the serialized model after every pass that changed it.
         progress: Called once per pass.
 
     Raises:

@@ -9,7 +9,7 @@ Three passes, of which a runtime takes those that help it:
   are transposed where they have C channels instead of twice where they have 8 C.
 - `PermuteMaps`: tokens to map is written as Reshape to (N, h, w, C) and one Transpose (and back likewise),
   which ONNX Runtime folds into the reordering that its blocked convolutions do anyway.
-- `SinkTokenReshape`: Reshape from (N, h, w, C) to tokens moves behind normalisation and addition, which do
+- `SinkTokenReshape`: Reshape from (N, h, w, C) to tokens moves behind normalization and addition, which do
   not care, until it meets its opposite and both vanish.
 """
 

@@ -1,4 +1,4 @@
-"""Pictures in and out: decoding, preprocessing, labelled sets, composed scenes, palettes and overlays.
+"""Pictures in and out: decoding, preprocessing, labeled sets, composed scenes, palettes and overlays.
 
 NumPy and Pillow only, so that the light runner can use all of it.
 """

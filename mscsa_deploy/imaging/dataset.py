@@ -129,7 +129,7 @@ class PicturesOnly:
 
 
 def read_mask(path: Path) -> npt.NDArray[np.integer]:
-    """(H, W) class ids of a PNG mask: grey or palette indices, uint8, or uint16 for a 16-bit mask; 255 is ignored.
+    """(H, W) class ids of a PNG mask: gray or palette indices, uint8, or uint16 for a 16-bit mask; 255 is ignored.
 
     Raises:
         UserError: The file cannot be read or holds colors instead of class ids.
@@ -140,11 +140,11 @@ def read_mask(path: Path) -> npt.NDArray[np.integer]:
             if image.mode not in _MASK_MODES:
                 raise UserError(
                     f"mask '{path}' is a {image.mode} picture, expected one class id a pixel",
-                    hint="save masks as grey or palette PNG",
+                    hint="save masks as gray or palette PNG",
                 )
             values = np.asarray(image)
     except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"mask '{path}' is not readable: {error}", hint="save masks as grey PNG") from error
+        raise UserError(f"mask '{path}' is not readable: {error}", hint="save masks as gray PNG") from error
     return values.astype(np.uint8) if values.dtype == bool else values
 
 

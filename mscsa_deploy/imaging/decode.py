@@ -31,7 +31,7 @@ _HINT = "use a whole JPEG, PNG, WebP, BMP, GIF or TIFF file"
 def decode(source: str | Path | bytes) -> npt.NDArray[np.uint8]:
     """The first frame of a picture, upright, as RGB.
 
-    EXIF orientation is applied; grey, palette, CMYK and YCbCr pictures become RGB; of 16-bit values the upper
+    EXIF orientation is applied; gray, palette, CMYK and YCbCr pictures become RGB; of 16-bit values the upper
     byte counts; transparent pixels are laid over white.
 
     Args:

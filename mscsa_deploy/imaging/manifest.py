@@ -58,7 +58,7 @@ class Style(Config, frozen=True, kw_only=True):
         objects: Fewest and most objects.
         long_side: Shortest and longest long side of an object.
         turn_degrees: Objects are turned by at most this, either way.
-        noise: Largest amplitude of the sensor noise, in grey levels.
+        noise: Largest amplitude of the sensor noise, in gray levels.
     """
 
     objects: tuple[int, int] = (1, 5)

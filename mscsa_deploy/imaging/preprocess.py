@@ -123,7 +123,7 @@ def fit(image: npt.NDArray[np.uint8], spec: Preprocess) -> npt.NDArray[np.uint8]
 
 
 def preprocess(image: npt.NDArray[np.uint8], spec: Preprocess) -> npt.NDArray[np.float32]:
-    """Resize, crop and normalise one picture as the model was trained.
+    """Resize, crop and normalize one picture as the model was trained.
 
     Args:
         image: (H, W, 3) uint8 RGB, 0..255.
@@ -145,12 +145,12 @@ def preprocess(image: npt.NDArray[np.uint8], spec: Preprocess) -> npt.NDArray[np
 
 
 def model_input(image: npt.NDArray[np.uint8], spec: Preprocess, dtype: str = "float32") -> npt.NDArray[Any]:
-    """One picture as the input that a model declares: normalised values, or the pixels themselves.
+    """One picture as the input that a model declares: normalized values, or the pixels themselves.
 
     Args:
         image: (H, W, 3) uint8 RGB, 0..255.
         spec: Size and crop in pixels; mean and std per channel on the 0..1 scale.
-        dtype: Of the model's input. ``"float32"``: as `preprocess` makes it. ``"uint8"``: the model normalises
+        dtype: Of the model's input. ``"float32"``: as `preprocess` makes it. ``"uint8"``: the model normalizes
             by itself, and takes what `fit` makes of the picture.
 
     Returns:

@@ -16,7 +16,7 @@ from mscsa_deploy.errors import CheckpointError
 from mscsa_deploy.models.checkpoint_fit import MODEL, OPTIONS, TASK, Checkpoint, FitReport, Loaded, fit
 from mscsa_deploy.models.checkpoint_names import Rename, read_key_map
 from mscsa_deploy.models.checkpoint_read import read_tensors, write_safetensors
-from mscsa_deploy.models.randomise import randomise
+from mscsa_deploy.models.randomize import randomize
 from mscsa_deploy.models.spec import options_to_json
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ __all__ = [
     "load_checkpoint",
     "load_model_file",
     "model_metadata",
-    "randomise",
+    "randomize",
     "read_key_map",
     "save_checkpoint",
 ]

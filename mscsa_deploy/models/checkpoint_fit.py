@@ -219,7 +219,7 @@ def _checked(named: Named, name: str, *, want_float: bool) -> Tensor:
 
 
 def _filled(empty: nn.Module, build: Callable[[], nn.Module], state: dict[str, Tensor]) -> nn.Module:
-    """The model with `state`; what is not in it stays as a fixed seed initialises it."""
+    """The model with `state`; what is not in it stays as a fixed seed initializes it."""
     want = empty.state_dict()
     counters = {key: torch.zeros((), dtype=torch.int64) for key in want if key.endswith(COUNTER)}
     state = counters | state

@@ -2,7 +2,7 @@
 
 The paper's convention, found by matching its tables: convolution MACs and biases, linear MACs without bias,
 attention products, two operations per BatchNorm element and one per ReLU or ReLU6 element; everything else
-is free. Its segmentation models use synchronised BatchNorm, which its counting tool did not know: there the
+is free. Its segmentation models use synchronized BatchNorm, which its counting tool did not know: there the
 norms are free as well.
 """
 

@@ -136,7 +136,7 @@ def resize_bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
-def initialise(model: nn.Module) -> None:
+def initialize(model: nn.Module) -> None:
     """Fresh weights for every layer of `model`.
 
     Convolutions draw from N(0, sqrt(2 / fan_out)), linear layers from a normal of 0.02 truncated at 2,

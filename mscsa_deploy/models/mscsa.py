@@ -223,7 +223,7 @@ class MscsaBlock(nn.Module):
 
 
 class Mscsa(nn.Module):
-    """Pools, squeezes and concatenates the stages, runs the blocks, and normalises the result.
+    """Pools, squeezes and concatenates the stages, runs the blocks, and normalizes the result.
 
     Args:
         config: Widths and switches.

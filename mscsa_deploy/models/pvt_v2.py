@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mscsa_deploy.models.injection import Injection
-from mscsa_deploy.models.layers import DropPath, MatMul, initialise, spatial_size
+from mscsa_deploy.models.layers import DropPath, MatMul, initialize, spatial_size
 from mscsa_deploy.models.mscsa import Mscsa, MscsaConfig
 from mscsa_deploy.models.semantic_fpn import FeaturePyramid, FpnHead
 
@@ -146,7 +146,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, pre-normalised, each added to its input."""
+    """Attention and MLP, pre-normalized, each added to its input."""
 
     def __init__(self, channels: int, stage: int, drop_path: float) -> None:
         super().__init__()
@@ -265,7 +265,7 @@ class Segmenter(nn.Module):
 
 
 def build(spec: ModelSpec, options: ModelOptions) -> nn.Module:
-    """The PVTv2 that `spec` names, freshly initialised."""
+    """The PVTv2 that `spec` names, freshly initialized."""
     model = Classifier(spec, options) if spec.task == "cls" else Segmenter(spec, options)
-    initialise(model)
+    initialize(model)
     return model

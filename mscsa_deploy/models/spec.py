@@ -181,9 +181,9 @@ def check_options(spec: ModelSpec, options: ModelOptions) -> None:
 
 
 def build_model(name: str, task: Task, options: ModelOptions | None = None) -> nn.Module:
-    """A freshly initialised model in training mode.
+    """A freshly initialized model in training mode.
 
-    Takes (N, 3, H, W) float32, normalised RGB; returns logits, (N, classes) or (N, classes, H/s, W/s) with
+    Takes (N, 3, H, W) float32, normalized RGB; returns logits, (N, classes) or (N, classes, H/s, W/s) with
     s the spec's `output_stride`. H and W are multiples of 32 from 64 to 2048.
 
     Raises:

@@ -22,7 +22,7 @@ from mscsa_deploy.models.layers import (
     MatMul,
     adaptive_pool,
     conv_bn,
-    initialise,
+    initialize,
     resize_bilinear,
     spatial_size,
 )
@@ -217,7 +217,7 @@ class SimpleHead(nn.Module):
 
 
 class Classifier(nn.Module):
-    """TopFormer for classification: the mixed map, averaged, normalised, classified."""
+    """TopFormer for classification: the mixed map, averaged, normalized, classified."""
 
     def __init__(self, spec: ModelSpec, options: ModelOptions) -> None:
         super().__init__()
@@ -249,7 +249,7 @@ class Segmenter(nn.Module):
 
 
 def build(spec: ModelSpec, options: ModelOptions) -> nn.Module:
-    """The TopFormer that `spec` names, freshly initialised."""
+    """The TopFormer that `spec` names, freshly initialized."""
     model = Classifier(spec, options) if spec.task == "cls" else Segmenter(spec, options)
-    initialise(model)
+    initialize(model)
     return model

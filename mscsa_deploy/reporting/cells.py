@@ -50,7 +50,7 @@ class Cells:
         fps: Answers per second.
         size: Of the artefact on disk.
         speedup: Against plain FP32, with interval.
-        speedup_optimised: Against optimized FP32, with interval.
+        speedup_optimized: Against optimized FP32, with interval.
         note: The reason of a row that did not run, or of an unstable one.
     """
 
@@ -68,7 +68,7 @@ class Cells:
     fps: str
     size: str
     speedup: str
-    speedup_optimised: str
+    speedup_optimized: str
     note: str
 
 
@@ -91,7 +91,7 @@ def cells(row: Row, place: int = 0) -> Cells:
         fps=number(row.fps),
         size=size(row.size_bytes),
         speedup=ratio(row.speedup_vs_fp32),
-        speedup_optimised=ratio(row.speedup_vs_optimised_fp32),
+        speedup_optimized=ratio(row.speedup_vs_optimised_fp32),
         note=row.reason or (row.unstable_reason if unstable else ""),
     )
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _STYLES = {"ok": "green", "failed": "red", "not run": "yellow", "built, not run": "yellow"}
 _TEXT_FIELDS = ("runtime", "precision", "setting", "symbol")
-_EXPENDABLE = ("speedup_optimised", "agreement", "fps", "size", "p90", "setting", "drop")
+_EXPENDABLE = ("speedup_optimized", "agreement", "fps", "size", "p90", "setting", "drop")
 """What a narrow terminal does without, in this order; the files hold it all."""
 
 

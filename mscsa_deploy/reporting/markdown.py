@@ -41,7 +41,7 @@ def columns(report: Report, rows: Sequence[Cells]) -> list[tuple[str, str]]:
         ("fps", "FPS"),
         ("size", "Size"),
         ("speedup", "Speed-up"),
-        ("speedup_optimised", "vs optimized"),
+        ("speedup_optimized", "vs optimized"),
     ]
     common = common_setting(rows)
     return [

@@ -21,7 +21,7 @@ NO_GPU = "no NVIDIA GPU was found"
 
 @cache
 def driver() -> Any | None:
-    """The driver's library, initialised; None without a driver or without a GPU."""
+    """The driver's library, initialized; None without a driver or without a GPU."""
     try:
         library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:

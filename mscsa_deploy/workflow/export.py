@@ -44,7 +44,7 @@ class ExportRequest(ModelRequest):
         runtime: Also run the graph passes that help this runtime, and end in the tail that suits it.
         tail: Form of upsampling and argmax for a class map; ``"auto"`` measures on `runtime`; None takes the
             one that was fastest where it was measured.
-        input_type: ``"uint8"`` for pixels as the input, the normalisation inside the graph.
+        input_type: ``"uint8"`` for pixels as the input, the normalization inside the graph.
     """
 
     output: Output | None = None

@@ -270,7 +270,7 @@ def _write_overlay(runner: Runner, pixels: Array, classes: Array, path: Path) ->
 
 
 def _write_class_map(classes: Array, path: Path) -> str:
-    """Write class numbers as a grey PNG, 8 bit, or 16 bit past 256 classes; returns its name."""
+    """Write class numbers as a gray PNG, 8 bit, or 16 bit past 256 classes; returns its name."""
     from PIL import Image
 
     Image.fromarray(classes).save(path)

@@ -185,13 +185,13 @@ def _preprocess_at(recipe: ExportRecipe, size: tuple[int, int] | None) -> dict[s
 
 def _with_random_weights(recipe: ExportRecipe, request: ModelRequest) -> Prepared:
     from mscsa_deploy.export.recipe import changed
-    from mscsa_deploy.models.randomise import randomise
+    from mscsa_deploy.models.randomize import randomize
     from mscsa_deploy.models.spec import build_model
 
     assert request.random_weights is not None
     recipe = changed(recipe, num_classes=recipe.num_classes or recipe.spec.num_classes)
     built = build_model(recipe.model, recipe.task, recipe.options)
-    module = randomise(built, request.random_weights, recipe.input_size).eval()
+    module = randomize(built, request.random_weights, recipe.input_size).eval()
     return Prepared(
         module=module,
         recipe=recipe,

@@ -214,5 +214,11 @@ def test_the_space_starts_with_the_base_and_has_no_repeats(base):
         assert all(drafted(recipe).samples <= 8 for recipe in recipes)
 
 
+@pytest.mark.parametrize("base", shipped_recipes(), ids=lambda base: base.name)
+def test_no_placement_forgets_the_shapes_that_the_runtime_computes_wrongly(base):
+    wrong = [rule for rule in base.keep_float if rule.min_kernel]
+    assert all(set(wrong) <= set(recipe.keep_float) for recipe in placements(base, rests=("bf16",)))
+
+
 def test_repairs_stop_where_the_ranking_does():
     assert [len(recipe.keep_float[-1].nodes) for recipe in repairs(read_recipe("int8_openvino"), BLOCKS)] == [2, 3]

@@ -52,5 +52,5 @@ def test_accuracy_is_far_above_chance(loaded, part, floor):
 def test_every_weight_file_has_a_card():
     for path in (ROOT / "export" / "weights").glob("*.safetensors"):
         card = path.with_suffix(".md").read_text()
-        for heading in ("## Data", "## Licence", "## Recipe", "## Accuracy", "## Limits"):
+        for heading in ("## Data", "## License", "## Recipe", "## Accuracy", "## Limits"):
             assert heading in card, f"{path.name}: {heading}"

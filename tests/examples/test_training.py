@@ -60,14 +60,14 @@ def test_class_table_turns_cutouts_into_classes():
     assert set(table.tolist()) == set(range(13))
 
 
-def test_normalised_images_are_what_the_model_is_fed():
+def test_normalized_images_are_what_the_model_is_fed():
     import numpy as np
-    from prepare import normalise
+    from prepare import normalize
 
     from mscsa_deploy.imaging.preprocess import default_preprocess, preprocess
 
     image = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    ours = normalise(torch.from_numpy(image).permute(2, 0, 1)[None])
+    ours = normalize(torch.from_numpy(image).permute(2, 0, 1)[None])
     # The same affine map in another order of float32 operations.
     np.testing.assert_allclose(ours, preprocess(image, default_preprocess("seg", (64, 64))), atol=2e-6)
 

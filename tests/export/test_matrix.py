@@ -12,7 +12,7 @@ from mscsa_deploy.export.numeric import distance, make_feeds
 from mscsa_deploy.export.reference import answerer
 from mscsa_deploy.graphs.check import foreign_ops, read_model
 from mscsa_deploy.graphs.metadata import ModelInfo
-from mscsa_deploy.models.randomise import randomise
+from mscsa_deploy.models.randomize import randomize
 from mscsa_deploy.models.spec import MODEL_NAMES, TASKS, ModelOptions, build_model, model_spec
 from mscsa_deploy.runtimes import RUNTIMES
 from mscsa_deploy.runtimes.protocol import SessionSettings
@@ -34,7 +34,7 @@ REPEATED = ("pvt_v2_b1", "pvt_v2_b1_mscsa", "pvt_v2_b2", "pvt_v2_b2_mscsa")
 
 
 def check(name: str, task: str, size: tuple[int, int], place: Path, *, optimize: bool = True) -> None:
-    model = randomise(build_model(name, task, ModelOptions(num_classes=CLASSES)), 0)
+    model = randomize(build_model(name, task, ModelOptions(num_classes=CLASSES)), 0)
     result = export_onnx(
         model,
         name=name,

@@ -13,7 +13,7 @@ from mscsa_deploy.graphs.check import fingerprint, op_histogram, read_model, sig
 from mscsa_deploy.graphs.metadata import ModelInfo
 from mscsa_deploy.graphs.passes import PER_RUNTIME, optimizations, optimizations_for
 from mscsa_deploy.graphs.rewrite import rewrite
-from mscsa_deploy.models.randomise import randomise
+from mscsa_deploy.models.randomize import randomize
 from mscsa_deploy.models.spec import ModelOptions, build_model
 
 # Folding rounds weights once more and sums in another order, through some hundred layers.
@@ -33,7 +33,7 @@ def outputs(data: bytes) -> np.ndarray:
 
 
 def plain(path, name, task, size, options, *, batch=1):
-    model = randomise(build_model(name, task, options).eval(), seed=1, input_size=size)
+    model = randomize(build_model(name, task, options).eval(), seed=1, input_size=size)
     export_onnx(
         model, name=name, task=task, input_size=size, batch=batch, optimize=False, out=path,
         metadata=ModelInfo(name=name, task=task, random_weights=1),

@@ -34,7 +34,7 @@ def result(model: ir.Model, image: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_pixels_give_what_normalised_pictures_gave(make, name) -> None:
+def test_pixels_give_what_normalized_pictures_gave(make, name) -> None:
     model = make(TEXTS[name], w=(4, 3, 3, 3), v=(4, 3, 3, 3), b=(4,))
     normal = ((PICTURE / 255 - MEAN) / STD).transpose(0, 3, 1, 2).astype(np.float32)
     expected = result(model, np.ascontiguousarray(normal))

@@ -44,12 +44,12 @@ def test_exif_orientation_is_applied(gradient, orientation, undo):
     assert np.array_equal(decode(encoded(Image.fromarray(gradient), exif=exif)), undo(gradient))
 
 
-def test_grey_becomes_three_equal_channels(gradient):
+def test_gray_becomes_three_equal_channels(gradient):
     image = decode(encoded(Image.fromarray(gradient[..., 0])))
     assert np.array_equal(image, np.repeat(gradient[..., :1], 3, axis=2))
 
 
-def test_sixteen_bit_grey_keeps_the_upper_byte(gradient):
+def test_sixteen_bit_gray_keeps_the_upper_byte(gradient):
     wide = gradient[..., 0].astype(np.uint16) * 257
     assert np.array_equal(decode(encoded(Image.fromarray(wide)))[..., 1], gradient[..., 0])
 

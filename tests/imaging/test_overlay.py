@@ -11,40 +11,40 @@ PALETTE = ((0, 0, 0), (255, 0, 0), (0, 0, 255))
 
 
 @pytest.fixture
-def grey():
+def gray():
     return np.full((8, 12, 3), 100, np.uint8)
 
 
-def test_background_and_unknown_ids_stay_untinted(grey):
+def test_background_and_unknown_ids_stay_untinted(gray):
     classes = np.zeros((8, 12), np.uint8)
-    assert np.array_equal(overlay(grey, classes, PALETTE), grey)
-    assert np.array_equal(overlay(grey, classes + 255, PALETTE), grey)
+    assert np.array_equal(overlay(gray, classes, PALETTE), gray)
+    assert np.array_equal(overlay(gray, classes + 255, PALETTE), gray)
 
 
-def test_objects_take_their_color(grey):
+def test_objects_take_their_color(gray):
     classes = np.ones((8, 12), np.uint8)
     red = round(100 * (1 - OPACITY) + 255 * OPACITY)
     dark = round(100 * (1 - OPACITY))
-    assert overlay(grey, classes, PALETTE)[4, 4].tolist() == [red, dark, dark]
+    assert overlay(gray, classes, PALETTE)[4, 4].tolist() == [red, dark, dark]
 
 
-def test_borders_between_classes_are_drawn(grey):
+def test_borders_between_classes_are_drawn(gray):
     classes = np.zeros((8, 12), np.uint8)
     classes[:, 6:] = 2
-    tinted = overlay(grey, classes, PALETTE)
+    tinted = overlay(gray, classes, PALETTE)
     assert (tinted[:, 6] == 255).all()
     assert (tinted[:, 5] == 100).all()
 
 
-def test_picture_is_not_changed(grey):
-    before = grey.copy()
-    overlay(grey, np.ones((8, 12), np.uint8), PALETTE)
-    assert np.array_equal(grey, before)
+def test_picture_is_not_changed(gray):
+    before = gray.copy()
+    overlay(gray, np.ones((8, 12), np.uint8), PALETTE)
+    assert np.array_equal(gray, before)
 
 
-def test_class_map_of_another_size_is_refused(grey):
+def test_class_map_of_another_size_is_refused(gray):
     with pytest.raises(SpecError, match=r"\[4, 4\]"):
-        overlay(grey, np.zeros((4, 4), np.uint8), PALETTE)
+        overlay(gray, np.zeros((4, 4), np.uint8), PALETTE)
 
 
 def test_shares_are_sorted_and_leave_out_specks():

@@ -29,7 +29,7 @@ def photo():
     return np.asarray(Image.fromarray(coarse).resize((130, 90), Image.Resampling.BICUBIC))
 
 
-def normalised(pixels):
+def normalized(pixels):
     return (pixels / 255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
 
 
@@ -43,7 +43,7 @@ def torch_resized(image, size, mode):
 @pytest.mark.parametrize("size", [(64, 96), (32, 32), (160, 224)], ids=str)
 def test_segmentation_stretches_like_an_antialiased_bilinear_resize(photo, size):
     ours = preprocess(photo, default_preprocess("seg", size))
-    theirs = normalised(torch_resized(photo, size, "bilinear")).transpose(2, 0, 1)[None]
+    theirs = normalized(torch_resized(photo, size, "bilinear")).transpose(2, 0, 1)[None]
     assert ours.shape == (1, 3, *size)
     assert np.abs(ours - theirs).max() <= ONE_LEVEL
 
@@ -52,7 +52,7 @@ def test_classification_resizes_the_short_side_and_crops_the_center(photo):
     ours = preprocess(photo, default_preprocess("cls", (56, 56)))
     full = torch_resized(photo, (64, round(130 * 64 / 90)), "bicubic")
     left = (full.shape[1] - 56) // 2
-    theirs = normalised(full[4:60, left : left + 56]).transpose(2, 0, 1)[None]
+    theirs = normalized(full[4:60, left : left + 56]).transpose(2, 0, 1)[None]
     # Bicubic overshoots are clipped after each of Pillow's passes and only once in the reference.
     assert np.abs(ours - theirs).max() <= 2 * ONE_LEVEL
 
@@ -62,10 +62,10 @@ def test_usual_classification_is_224_out_of_256_bicubic():
     assert (spec.short_side, spec.resize, spec.interpolation) == (256, "short_side_crop", "bicubic")
 
 
-def test_same_size_is_only_normalised(photo):
+def test_same_size_is_only_normalized(photo):
     ours = preprocess(photo, default_preprocess("seg", photo.shape[:2]))
     # Exact but for the last rounding to float32.
-    np.testing.assert_allclose(ours[0].transpose(1, 2, 0), normalised(photo), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(ours[0].transpose(1, 2, 0), normalized(photo), rtol=1e-6, atol=1e-7)
 
 
 def test_result_is_contiguous_float32(photo):
@@ -109,7 +109,7 @@ def test_survives_the_round_trip_through_plain_containers():
     "image",
     [
         pytest.param(np.zeros((4, 4, 3), np.float32), id="float"),
-        pytest.param(np.zeros((4, 4), np.uint8), id="grey"),
+        pytest.param(np.zeros((4, 4), np.uint8), id="gray"),
         pytest.param(np.zeros((4, 4, 4), np.uint8), id="four-channels"),
         pytest.param(np.zeros((0, 4, 3), np.uint8), id="empty"),
     ],

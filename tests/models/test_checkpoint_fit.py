@@ -10,7 +10,7 @@ from mscsa_deploy.models.checkpoint import (
     load_checkpoint,
     load_model_file,
     model_metadata,
-    randomise,
+    randomize,
     save_checkpoint,
 )
 from mscsa_deploy.models.spec import ModelOptions, build_model
@@ -112,7 +112,7 @@ def test_the_model_that_fits_is_suggested(tmp_path, held, asked):
 
 
 def test_partial_loading_takes_what_fits_and_lists_the_rest(tmp_path):
-    source = randomise(build_model("topformer_t", "seg", ModelOptions(num_classes=7)), 3, (64, 64))
+    source = randomize(build_model("topformer_t", "seg", ModelOptions(num_classes=7)), 3, (64, 64))
     state = dict(source.state_dict())
     checkpoint = checkpoint_of(tmp_path, state)
     with pytest.raises(CheckpointError):
@@ -159,7 +159,7 @@ def test_unknown_names_are_user_errors(tmp_path):
 @pytest.fixture(scope="module")
 def own():
     options = ModelOptions(num_classes=4, ffn_act="gelu", dw_kernels=(3, 3))
-    return randomise(build_model("topformer_t_mscsa", "seg", options).eval(), 2, (64, 64)), options
+    return randomize(build_model("topformer_t_mscsa", "seg", options).eval(), 2, (64, 64)), options
 
 
 def test_our_file_comes_back_alone(tmp_path, own):
@@ -234,7 +234,7 @@ def test_files_that_do_not_name_their_model_are_refused(tmp_path, own):
 
 @pytest.mark.parametrize(
     ("entry", "message"),
-    [("not json", "not JSON"), ('{"colour": 1}', "unknown model option 'colour'"), ("[]", "options")],
+    [("not json", "not JSON"), ('{"color": 1}', "unknown model option 'color'"), ("[]", "options")],
 )
 def test_bad_option_entries_are_refused(tmp_path, own, entry, message):
     metadata = model_metadata("topformer_t_mscsa", "seg", own[1]) | {"mscsa_deploy.options": entry}

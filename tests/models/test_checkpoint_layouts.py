@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from mscsa_deploy.errors import CheckpointError, UserError
-from mscsa_deploy.models.checkpoint import Rename, fit, load_checkpoint, randomise, read_key_map
+from mscsa_deploy.models.checkpoint import Rename, fit, load_checkpoint, randomize, read_key_map
 from mscsa_deploy.models.spec import ModelOptions, build_model
 
 
 def made(name, task, classes=5, seed=1, **options):
-    return randomise(build_model(name, task, ModelOptions(num_classes=classes, **options)).eval(), seed, (64, 64))
+    return randomize(build_model(name, task, ModelOptions(num_classes=classes, **options)).eval(), seed, (64, 64))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mscsa_deploy.core.vocabulary import TASKS
 from mscsa_deploy.models.layers import adaptive_pool, conv_bn, pool_matrix, resize_bilinear
-from mscsa_deploy.models.randomise import randomise
+from mscsa_deploy.models.randomize import randomize
 from mscsa_deploy.models.spec import MODEL_NAMES, ModelOptions, build_model, model_spec
 
 ALL = [(name, task) for name in MODEL_NAMES for task in TASKS]
@@ -50,7 +50,7 @@ def test_the_largest_size_is_taken(name):
 
 @pytest.mark.parametrize(("name", "task"), SMALL)
 def test_an_image_is_judged_alone(name, task):
-    model = randomise(build_model(name, task, ModelOptions(num_classes=5)).eval(), 1, (64, 96))
+    model = randomize(build_model(name, task, ModelOptions(num_classes=5)).eval(), 1, (64, 96))
     images = torch.randn(3, 3, 64, 96)
     with torch.no_grad():
         together, alone = model(images), torch.cat([model(image[None]) for image in images])
@@ -71,7 +71,7 @@ def test_every_parameter_learns(name, task):
 @pytest.mark.parametrize(("name", "task"), [("topformer_t", "cls"), *SMALL[2:4], ("pvt_v2_b0_mscsa", "seg")])
 def test_a_trace_holds_standard_operators_and_warns_of_nothing(name, task):
     onnx = pytest.importorskip("onnx")
-    model = randomise(build_model(name, task, ModelOptions(num_classes=5)).eval(), 1, (96, 64))
+    model = randomize(build_model(name, task, ModelOptions(num_classes=5)).eval(), 1, (96, 64))
     stream = io.BytesIO()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -125,7 +125,7 @@ def test_conv_bn_keeps_size_and_names():
 
 
 def test_random_models_repeat_and_are_well_conditioned():
-    one, two = (randomise(build_model("topformer_b_mscsa", "seg"), 1, (128, 160)) for _ in range(2))
+    one, two = (randomize(build_model("topformer_b_mscsa", "seg"), 1, (128, 160)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
     assert one.training
     image = torch.randn(1, 3, 128, 160)
@@ -138,11 +138,11 @@ def test_random_models_repeat_and_are_well_conditioned():
 
 
 def test_different_seeds_make_different_models():
-    one, two = (randomise(build_model("topformer_t", "cls"), seed, (64, 64)) for seed in (1, 2))
+    one, two = (randomize(build_model("topformer_t", "cls"), seed, (64, 64)) for seed in (1, 2))
     assert not torch.equal(one.backbone.tpm.stem[0].c.weight, two.backbone.tpm.stem[0].c.weight)
 
 
-def test_fresh_models_follow_the_stated_initialisation():
+def test_fresh_models_follow_the_stated_initialization():
     model = build_model("pvt_v2_b1_mscsa", "cls")
     state = model.state_dict()
     # N(0, sqrt(2 / fan_out)): 320 output channels of a 1x1 convolution; 3 % covers the sampling error.

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mscsa_deploy.models.checkpoint import Checkpoint, fit
-from mscsa_deploy.models.randomise import randomise
+from mscsa_deploy.models.randomize import randomize
 
 DEPTHS = {"pvt_v2_b0": [2, 2, 2, 2], "pvt_v2_b1": [2, 2, 2, 2], "pvt_v2_b2": [3, 4, 6, 3]}
 
@@ -29,7 +29,7 @@ def oracle(name, classes):
         if isinstance(layer, torch.nn.LayerNorm):
             inner = ".attention." in key or ".patch_embedding." in key
             layer.eps = 1e-5 if inner else 1e-6
-    return randomise(model, seed=7, input_size=(64, 64))
+    return randomize(model, seed=7, input_size=(64, 64))
 
 
 @pytest.mark.parametrize(("name", "size"), [("pvt_v2_b0", (96, 160)), ("pvt_v2_b1", (64, 96)), ("pvt_v2_b2", (64, 64))])

@@ -36,7 +36,7 @@ def test_random_weights_are_marked_and_decided_by_their_seed(saved, monkeypatch)
     assert (prepared.name, prepared.task, prepared.classes, prepared.size) == ("topformer_t", "seg", 3, (64, 64))
     assert not prepared.module.training
     # The seed decides the key, under which finished work is kept; drawing the weights again is not needed to tell.
-    monkeypatch.setattr("mscsa_deploy.models.randomise.randomise", lambda module, *_: module)
+    monkeypatch.setattr("mscsa_deploy.models.randomize.randomize", lambda module, *_: module)
     assert prepared.key != prepare(ModelRequest(**SMALL, random_weights=2)).key
 
 
@@ -79,7 +79,7 @@ def test_a_crop_keeps_its_share_of_the_short_side_at_another_size(monkeypatch):
     spec = Preprocess(height=64, width=64, resize="short_side_crop", short_side=80)
     assert resized(spec, (96, 96)) == msgspec.structs.replace(spec, height=96, width=96, short_side=120)
     # The shipped recipe's 248 for 224 is less than this size by itself.
-    monkeypatch.setattr("mscsa_deploy.models.randomise.randomise", lambda module, *_: module)
+    monkeypatch.setattr("mscsa_deploy.models.randomize.randomize", lambda module, *_: module)
     made = prepare(ModelRequest(model="pvt_v2_b0_mscsa", task="cls", size=(320, 320), random_weights=1))
     assert made.preprocess.short_side == 354
 

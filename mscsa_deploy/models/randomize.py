@@ -1,6 +1,6 @@
 """Random weights under which a model behaves like a trained one, for tests and timing.
 
-Freshly initialised models are poor stand-ins: their BatchNorm layers are almost the identity, so an export
+Freshly initialized models are poor stand-ins: their BatchNorm layers are almost the identity, so an export
 that folds them wrongly goes unseen, and activations grow with depth.
 """
 
@@ -21,7 +21,7 @@ VARIANCE_FLOOR = 0.25
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
 
 
-def randomise(model: nn.Module, seed: int, input_size: tuple[int, int] = (256, 256)) -> nn.Module:
+def randomize(model: nn.Module, seed: int, input_size: tuple[int, int] = (256, 256)) -> nn.Module:
     """Draw every weight of `model` anew and give its BatchNorm layers statistics to match; returns `model`.
 
     Weights come from N(0, 1/fan_in), norm scales from U(0.25, 0.75), biases from N(0, 0.1). The statistics are
