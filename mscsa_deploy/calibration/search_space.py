@@ -36,7 +36,7 @@ QDQ: dict[str, Any] = {
 }  # fmt: skip
 NNCF: dict[str, Any] = {
     "engine": "nncf", "preset": "performance", "model_type": "none", "bias_correction": "fast", "observer": "minmax",
-    "op_types": (), "equalize": False, "pools_as_convs": False,
+    "op_types": (), "keep_float": (), "equalize": False, "pools_as_convs": False,
 }  # fmt: skip
 # How many of the most sensitive blocks a repair leaves float, step by step.
 REPAIRS = (1, 2, 4, 8)
@@ -76,18 +76,17 @@ def _placements(base: CalibrationRecipe) -> tuple[CalibrationRecipe, ...]:
     else:
         changes += _qdq_changes(base)
     if base.runtime == "openvino" and base.engine == "onnxruntime":
-        changes.append(("nncf", {**NNCF, "keep_float": _wrong(base)}))
+        changes.append(("nncf", {**NNCF}))
+    # Rules about shapes are about what the runtime gets wrong, so they hold wherever pairs sit.
+    wrong = tuple(rule for rule in base.keep_float if rule.min_kernel)
+    for _, change in changes:
+        if "keep_float" in change:
+            change["keep_float"] = (*wrong, *(rule for rule in change["keep_float"] if rule not in wrong))
     return _distinct(base, changes)
-
-
-def _wrong(base: CalibrationRecipe) -> tuple[FloatRule, ...]:
-    """Rules about shapes: they say what the runtime gets wrong, so they hold wherever pairs sit."""
-    return tuple(rule for rule in base.keep_float if rule.min_kernel)
 
 
 def _qdq_changes(base: CalibrationRecipe) -> list[tuple[str, dict[str, Any]]]:
     changes: list[tuple[str, dict[str, Any]]] = []
-    wrong = _wrong(base)
     for op_types, name, rules in (
         (CHAIN, "chain", ()),
         (WEIGHTS, "weights", (ATTENTION,)),
@@ -95,12 +94,12 @@ def _qdq_changes(base: CalibrationRecipe) -> list[tuple[str, dict[str, Any]]]:
         ((), "all", ()),
     ):
         for convs in (3, 1, 0):
-            kept = (*wrong, *rules, *((_stem(convs),) if convs else ()))
+            kept = (*rules, *((_stem(convs),) if convs else ()))
             changes.append((f"{name}-stem{convs}", {"op_types": op_types, "keep_float": kept}))
     if base.runtime == "openvino":
         changes.append(("injection", {"keep_float": (*base.keep_float, INJECTION)}))
     gates = {"op_types": (*CHAIN, "Gemm", "Mul"), "force_unquantized_inputs": True}
-    changes.append(("gates", {**gates, "keep_float": (*wrong, _stem(3))}))
+    changes.append(("gates", {**gates, "keep_float": (_stem(3),)}))
     changes.append(("pools", {"pools_as_convs": not base.pools_as_convs}))
     changes.append(("force", {"force_unquantized_inputs": not base.force_unquantized_inputs}))
     changes.append(("per-tensor", {"per_channel": False}))
