@@ -47,7 +47,7 @@ def test_server_and_model_are_live_and_ready(triton_client):
     assert triton_client.is_server_ready()
     assert triton_client.is_model_ready("colors")
     assert triton_client.is_model_ready("colors", "1")
-    assert not triton_client.is_model_ready("colors")
+    assert not triton_client.is_model_ready("collors")
 
 
 def test_metadata(triton_client):
@@ -131,7 +131,7 @@ def test_no_picture_is_an_error(triton_client):
 
 
 def test_unknown_model_and_version_are_errors(triton_client):
-    for name, version in (("colors", ""), ("colors", "9")):
+    for name, version in (("collors", ""), ("colors", "9")):
         with pytest.raises(Exception, match="colo") as caught:
             triton_client.get_model_metadata(name, version)
         assert caught.value.status() in ("400", "404")

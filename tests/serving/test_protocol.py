@@ -243,7 +243,7 @@ def test_infer_wrong_header_length_is_told(client, value):
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/v2/models/colors", 404),
+        ("GET", "/v2/models/collors", 404),
         ("GET", "/v2/models/colors/versions/2", 404),
         ("GET", "/v2/models/..%2f..%2fetc%2fpasswd", 404),
         ("GET", "/v2/models/%2e%2e/versions/1", 404),
@@ -253,7 +253,7 @@ def test_infer_wrong_header_length_is_told(client, value):
         ("GET", "/page.js/../../secret", 404),
         ("GET", "/v2/models/colors/infer", 405),
         ("DELETE", "/v2/models/colors", 405),
-        ("POST", "/v2/models/colors/infer", 404),
+        ("POST", "/v2/models/collors/infer", 404),
         ("POST", "/nothing", 404),
     ],
 )
@@ -264,7 +264,7 @@ def test_unknown_path_or_method_is_told(client, method, path, status):
 
 
 def test_unknown_model_offers_the_nearest_name(client):
-    assert "did you mean 'colors'?" in client.get("/v2/models/colors").error
+    assert "did you mean 'colors'?" in client.get("/v2/models/collors").error
 
 
 @pytest.mark.parametrize("kind", ["image/png", "multipart/form-data", "text/html"])
