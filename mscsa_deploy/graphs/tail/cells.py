@@ -69,7 +69,9 @@ def cells(b: Builder, logits: ir.Value, shape: TailShape, dtype: int) -> ir.Valu
     """(N, H, W) class map of `dtype` from (N, C, h, w) logits."""
     parts = _Cells(b, logits, shape)
     several = b.op("Greater", parts.count, scalar(1.5))
-    widest = b.op("ReduceMax", parts.count, keepdims=0)
+    # Over the one axis that matters: OpenVINO on ARM splits a reduction over several, and now and then reads garbage
+    # for the second (2026.4.1).
+    widest = b.op("ReduceMax", parts.count, ints(1), keepdims=0)
     if shape.classes > FEW:
         many = b.op("Greater", parts.count, scalar(FEW + 0.5))
         groups = [(b.op("And", several, b.op("Not", many)), None), (many, widest)]
@@ -77,14 +79,15 @@ def cells(b: Builder, logits: ir.Value, shape: TailShape, dtype: int) -> ir.Valu
         groups = [(several, widest)]
     work = b.constant(scalar(0.0))
     for mask, width in groups:
-        size = b.op("ReduceSum", b.op("Cast", mask, to=1), keepdims=0)
+        size = b.op("ReduceSum", b.op("Cast", mask, to=1), ints(1), keepdims=0)
         work = b.op("Add", work, b.op("Mul", size, scalar(FEW) if width is None else width))
     limit = scalar(SHARE * shape.batch * shape.cells * shape.classes)
     with b.branch("everywhere") as everywhere:
         everywhere.output(strips_first(everywhere, parts.logits, shape, dtype))
     with b.branch("contested") as contested:
         contested.output(_fill(contested, parts, groups, dtype))
-    return b.op("If", b.op("Greater", work, limit), then_branch=everywhere.graph, else_branch=contested.graph)
+    much = b.op("Squeeze", b.op("Greater", work, limit), ints(0))
+    return b.op("If", much, then_branch=everywhere.graph, else_branch=contested.graph)
 
 
 def _fill(b: Builder, parts: _Cells, groups: list[tuple[ir.Value, ir.Value | None]], dtype: int) -> ir.Value:

@@ -45,5 +45,7 @@ def _kept(b: Builder, logits: ir.Value) -> ir.Value:
     below = b.op("MaxPool", b.op("Neg", logits), **pool)
     bar = b.op("Neg", b.op("ReduceMin", below, ints(1), keepdims=1))
     somewhere = b.op("Cast", b.op("GreaterOrEqual", highest, bar), to=1)
-    mask = b.op("Cast", b.op("ReduceMax", somewhere, ints(0, 2, 3), keepdims=0), to=9)
-    return b.op("Squeeze", b.op("NonZero", mask), ints(0))
+    # One axis at a time, because of OpenVINO on ARM; see `cells`.
+    for axis in (3, 2, 0):
+        somewhere = b.op("ReduceMax", somewhere, ints(axis), keepdims=0)
+    return b.op("Squeeze", b.op("NonZero", b.op("Cast", somewhere, to=9)), ints(0))
