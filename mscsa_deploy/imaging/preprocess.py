@@ -16,6 +16,9 @@ from mscsa_deploy.imaging.decode import MAX_PIXELS
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+# NumPy widens the pixels of a strip to look them up. Kept small, that memory stays in the cache, and is not handed back
+# to the system and fetched again page by page, which made whole pictures take up to four times as long.
+STRIP_PIXELS = 8192
 # A classifier's short side before the crop is 8/7 of the crop: 256 for 224.
 _CROP_MARGIN = 8 / 7
 
@@ -137,10 +140,13 @@ def preprocess(image: npt.NDArray[np.uint8], spec: Preprocess) -> npt.NDArray[np
     """
     pixels = fit(image, spec)
     result = np.empty((1, 3, spec.height, spec.width), np.float32)
+    rows = max(STRIP_PIXELS // spec.width, 1)
     for channel, (mean, std) in enumerate(zip(spec.mean, spec.std, strict=True)):
         # A table of the 256 possible values rounds once, and every pixel lies in it, so that nothing needs checking.
         table = ((np.arange(256) / 255 - mean) / std).astype(np.float32)
-        np.take(table, pixels[..., channel], out=result[0, channel], mode="clip")
+        for top in range(0, spec.height, rows):
+            strip = slice(top, top + rows)
+            np.take(table, pixels[strip, :, channel], out=result[0, channel, strip], mode="clip")
     return result
 
 
