@@ -94,35 +94,38 @@ def fit(image: npt.NDArray[np.uint8], spec: Preprocess) -> npt.NDArray[np.uint8]
         spec: What the model sees.
 
     Returns:
-        (spec.height, spec.width, 3) uint8 RGB.
+        (spec.height, spec.width, 3) uint8 RGB; a view of `image` where it has that size already.
 
     Raises:
         SpecError: `image` has another shape or dtype.
         UserError: `image` is so long and narrow that resizing it would take more than `MAX_PIXELS` pixels.
     """
     check_image(image)
-    picture = Image.fromarray(image)
+    own = (image.shape[1], image.shape[0])
     target = (spec.width, spec.height)
     if spec.resize == "short_side_crop":
         assert spec.short_side is not None
-        scale = spec.short_side / min(picture.size)
-        target = (
-            max(round(picture.width * scale), spec.width),
-            max(round(picture.height * scale), spec.height),
-        )
+        scale = spec.short_side / min(own)
+        target = (max(round(own[0] * scale), spec.width), max(round(own[1] * scale), spec.height))
     # In two steps, so that the order does not depend on Pillow's version and the picture's shape.
-    for size in ((target[0], picture.height), target):
-        if size[0] * size[1] > MAX_PIXELS:
-            raise UserError(
-                f"the picture has {image.shape[1]}x{image.shape[0]} pixels: too long and narrow for an input of "
-                f"{spec.width}x{spec.height}",
-                hint="crop it first",
-            )
-        if picture.size != size:
-            picture = picture.resize(size, _FILTERS[spec.interpolation])
+    steps = [size for size in dict.fromkeys(((target[0], own[1]), target)) if size != own]
+    if any(width * height > MAX_PIXELS for width, height in steps):
+        raise UserError(
+            f"the picture has {own[0]}x{own[1]} pixels: too long and narrow for an input of {spec.width}x{spec.height}",
+            hint="crop it first",
+        )
+    pixels = _resized(image, steps, spec) if steps else image
     left, top = (target[0] - spec.width) // 2, (target[1] - spec.height) // 2
-    pixels: npt.NDArray[np.uint8] = np.asarray(picture)
     return pixels[top : top + spec.height, left : left + spec.width]
+
+
+def _resized(image: npt.NDArray[np.uint8], steps: list[tuple[int, int]], spec: Preprocess) -> npt.NDArray[np.uint8]:
+    """`image` brought to each (width, height) in turn."""
+    picture = Image.fromarray(image)
+    for size in steps:
+        picture = picture.resize(size, _FILTERS[spec.interpolation])
+    pixels: npt.NDArray[np.uint8] = np.asarray(picture)
+    return pixels
 
 
 def preprocess(image: npt.NDArray[np.uint8], spec: Preprocess) -> npt.NDArray[np.float32]:
