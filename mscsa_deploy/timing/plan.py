@@ -13,6 +13,7 @@ from mscsa_deploy.core.report import Boundary, Mode
 from mscsa_deploy.core.vocabulary import Task
 from mscsa_deploy.errors import UserError, unknown_name
 from mscsa_deploy.imaging.preprocess import Preprocess
+from mscsa_deploy.runtimes.protocol import SessionSettings
 
 MIN_INPUTS = 16
 """Inputs a row rotates over at least: the same input again can be answered from warm caches."""
@@ -196,6 +197,10 @@ class RowSpec(Config, frozen=True, kw_only=True):
     def boundary(self) -> Boundary:
         """``core``: tensor in, the network's output out; ``end_to_end``: picture bytes in, answer out."""
         return "core" if self.encoded is None else "end_to_end"
+
+    def settings(self) -> SessionSettings:
+        """What the runtime is told."""
+        return SessionSettings(threads=self.threads, precision=self.precision, device=self.device, options=self.options)
 
     @property
     def condition(self) -> tuple[Any, ...]:
