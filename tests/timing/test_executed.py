@@ -17,5 +17,5 @@ def test_another_process_tells_what_ran_or_why_not(write_segmenter, tmp_path):
     spec = RowSpec(group="g", runtime="onnxruntime", precision="fp32", path=str(model.path), core=inputs)
     assert executed_apart(spec) == "fp32"
     gone = msgspec.structs.replace(spec, path=str(tmp_path / "gone.onnx"))
-    with pytest.raises(StageError, match="gone.onnx"):
+    with pytest.raises(StageError, match=r"gone\.onnx"):
         executed_apart(gone)
