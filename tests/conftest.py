@@ -12,11 +12,10 @@ REQUIRED = "MSCSA_DEPLOY_REQUIRE"
 
 @pytest.fixture(autouse=True)
 def own_logging():
-    """Put the package's logger back as it was."""
+    """Every test finds the package's logger as Python makes it, whatever ran before."""
     logger = logging.getLogger("mscsa_deploy")
-    before = (logger.handlers[:], logger.level, logger.propagate)
-    yield
-    logger.handlers[:], logger.level, logger.propagate = before
+    logger.handlers[:], logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
