@@ -76,13 +76,16 @@ def _placements(base: CalibrationRecipe) -> tuple[CalibrationRecipe, ...]:
     else:
         changes += _qdq_changes(base)
     if base.runtime == "openvino" and base.engine == "onnxruntime":
-        changes.append(("nncf", {**NNCF}))
-    # Rules about shapes are about what the runtime gets wrong, so they hold wherever pairs sit.
-    wrong = tuple(rule for rule in base.keep_float if rule.min_kernel)
-    for _, change in changes:
-        if "keep_float" in change:
-            change["keep_float"] = (*wrong, *(rule for rule in change["keep_float"] if rule not in wrong))
-    return _distinct(base, changes)
+        changes.append(("nncf", NNCF))
+    return _distinct(base, [(suffix, _with_shapes(base, change)) for suffix, change in changes])
+
+
+def _with_shapes(base: CalibrationRecipe, change: dict[str, Any]) -> dict[str, Any]:
+    """`change` with the base's rules about shapes: they say what the runtime gets wrong, wherever pairs sit."""
+    if "keep_float" not in change:
+        return change
+    shapes = (rule for rule in base.keep_float if rule.min_kernel)
+    return {**change, "keep_float": tuple(dict.fromkeys((*shapes, *change["keep_float"])))}
 
 
 def _qdq_changes(base: CalibrationRecipe) -> list[tuple[str, dict[str, Any]]]:

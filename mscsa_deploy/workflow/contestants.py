@@ -14,7 +14,7 @@ from mscsa_deploy.workflow.header import TASK, Says, read_header
 if TYPE_CHECKING:
     from mscsa_deploy.bundle.manifest import ArtifactEntry
     from mscsa_deploy.runtimes.protocol import Capabilities, SessionSettings
-from mscsa_deploy.workflow.prepare import ModelRequest
+    from mscsa_deploy.workflow.prepare import ModelRequest
 
 FOR_TESTS = "fake"
 
