@@ -15,6 +15,7 @@ from mscsa_deploy.core.shipped import shipped_file, shipped_folder, shipped_name
 from mscsa_deploy.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from typing import Any
 
 Observer = Literal["minmax", "moving_average", "percentile", "entropy", "mse"]
@@ -202,7 +203,7 @@ def shipped_recipes() -> tuple[CalibrationRecipe, ...]:
     return tuple(CalibrationRecipe.read(folder / f"{name}.toml") for name in shipped_names("calibration"))
 
 
-def default_recipe(runtime: str, *, model: str, architecture: str, isa: frozenset[str] | set[str]) -> CalibrationRecipe:
+def default_recipe(runtime: str, *, model: str, architecture: str, isa: Collection[str]) -> CalibrationRecipe:
     """The recipe to start from for `model` on a device.
 
     Args:
@@ -218,22 +219,32 @@ def default_recipe(runtime: str, *, model: str, architecture: str, isa: frozense
     Raises:
         UserError: No shipped recipe fits.
     """
+    for recipe in _fitting(runtime, model, architecture, isa):
+        if recipe.rest != "bf16":
+            return recipe
+    raise UserError(
+        f"no calibration recipe fits {runtime} on {architecture} for '{model}'",
+        hint="pass one with --recipe FILE; calibration/README.md lists the keys",
+    )
+
+
+def bf16_recipe(runtime: str, *, model: str, architecture: str, isa: Collection[str]) -> CalibrationRecipe | None:
+    """The recipe for a device that computes in BF16 what is not quantized; None where `default_recipe` does, too.
+
+    Takes what `default_recipe` takes.
+    """
+    return next((each for each in _fitting(runtime, model, architecture, isa) if each.rest == "bf16"), None)
+
+
+def _fitting(runtime: str, model: str, architecture: str, isa: Collection[str]) -> list[CalibrationRecipe]:
+    """The recipes for this runtime, model and device, the most suitable first."""
     flags = {flag.lower() for flag in isa}
-    fitting = []
+    found = []
     for recipe in shipped_recipes():
         patterns = [pattern for pattern in recipe.models if fnmatch.fnmatch(model, pattern)]
         suits = not recipe.architectures or architecture in recipe.architectures
-        if (
-            recipe.runtime == runtime
-            and suits
-            and patterns
-            and all(has_isa(wanted, flags) for wanted in recipe.requires)
-        ):
+        able = all(has_isa(wanted, flags) for wanted in recipe.requires)
+        if recipe.runtime == runtime and suits and patterns and able:
             specific = max(len(pattern.rstrip("*")) for pattern in patterns)
-            fitting.append((-specific, -recipe.priority, recipe.name, recipe))
-    if not fitting:
-        raise UserError(
-            f"no calibration recipe fits {runtime} on {architecture} for '{model}'",
-            hint="pass one with --recipe FILE; calibration/README.md lists the keys",
-        )
-    return min(fitting, key=lambda entry: entry[:3])[3]
+            found.append((-specific, -recipe.priority, recipe.name, recipe))
+    return [entry[3] for entry in sorted(found, key=lambda entry: entry[:3])]

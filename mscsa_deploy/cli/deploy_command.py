@@ -54,7 +54,7 @@ def command(terminal: Terminal, out: Path, *, force: bool, dry_run: bool, **sett
         terminal.show(
             f"profile {plan.profile.name}: {plan.why_profile}",
             f"runtimes: {', '.join(plan.runtimes)}",
-            *(f"INT8 for {name}: recipe {recipe}" for name, recipe in plan.recipes.items()),
+            *(f"INT8 for {name}: recipe {' and '.join(recipes)}" for name, recipes in plan.recipes.items()),
             f"images: {request.calibration}, {request.validation}, {request.evaluation}",
         )
         return 0

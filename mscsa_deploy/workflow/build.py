@@ -182,17 +182,19 @@ def int8_variants(
     samples: Samples,
     target: Target,
     *,
+    also_bf16: bool = False,
     progress: Progress = silent,
 ) -> Iterator[Variant]:
-    """The INT8 artefact of `recipe`, in each arithmetic that the rest of its graph may run in."""
+    """The INT8 artefact of `recipe`, with the rest of its graph in the type that the recipe says, or also in BF16."""
     made = quantize_cached(sources.float_for(runtime).path, samples, recipe, progress)
     path = made.artifact.path
+    name = f"{path.stem}-bf16{path.suffix}" if recipe.rest == "bf16" else path.name
     base = Variant(
         runtime=runtime,
         precision="int8",
         artifact=made.artifact,
         settings=target.settings(runtime, "int8"),
-        place=target.place(runtime, path.name),
+        place=target.place(runtime, name),
         recipe=recipe.name,
         left_float=made.left_float,
         quantized_ops=made.quantized_ops,
@@ -202,8 +204,9 @@ def int8_variants(
     if runtime == "tensorrt":
         yield engine_variant(base, target, progress)
         return
-    yield base
-    if runtime == "openvino" and "bf16" in target.precisions(runtime):
+    if recipe.rest != "bf16":
+        yield base
+    if recipe.rest == "bf16" or also_bf16:
         settings = replace(base.settings, options={**base.settings.options, "float_precision": "bf16"})
         yield replace(base, settings=settings, recipe=f"{recipe.name}+bf16", optional=True)
 
@@ -215,6 +218,8 @@ def quantize_cached(model: Path, samples: Samples, recipe: CalibrationRecipe, pr
     from mscsa_deploy.core.files import sha256_file
 
     name = "model.int8.xml" if recipe.engine == "nncf" else "model.int8.onnx"
+    if recipe.rest == "bf16":  # Asked of the runtime, so the file is that of FP32 for the rest.
+        recipe = recipe.changed(recipe.name.removesuffix("+bf16"), rest="fp32")
     used = samples.take(recipe.samples)
 
     def make(folder: Path) -> Quantized:

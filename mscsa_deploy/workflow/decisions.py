@@ -20,11 +20,14 @@ def of_plan(plan: Plan) -> list[Decision]:
         Decision(subject="device profile", choice=plan.profile.name, reason=plan.why_profile),
         Decision(subject="runtimes", choice=", ".join(plan.runtimes), reason=why),
     ]
-    for runtime, name in plan.recipes.items():
-        needs = ", ".join(read_recipe(name).requires)
-        reason = f"the most specific one for this model on {plan.profile.name}"
-        reason += f"; it requires {needs}" if needs else ""
-        made.append(Decision(subject=f"calibration recipe for {runtime}", choice=name, reason=reason))
+    for runtime, names in plan.recipes.items():
+        for recipe in map(read_recipe, names):
+            needs = ", ".join(recipe.requires)
+            subject = f"calibration recipe for {runtime}"
+            subject += " with a BF16 rest" if recipe.rest == "bf16" else ""
+            reason = f"the most specific one for this model on {plan.profile.name}"
+            reason += f"; it requires {needs}" if needs else ""
+            made.append(Decision(subject=subject, choice=recipe.name, reason=reason))
     return made
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mscsa_deploy.core.files import refuse_existing
 from mscsa_deploy.core.progress import Progress, silent
@@ -34,6 +36,9 @@ from mscsa_deploy.workflow.prepare import Prepared, prepare
 from mscsa_deploy.workflow.score import score_variants
 from mscsa_deploy.workflow.stages import Stages
 from mscsa_deploy.workflow.variants import Variant
+
+if TYPE_CHECKING:
+    from mscsa_deploy.calibration.recipe import CalibrationRecipe
 
 logger = logging.getLogger(__name__)
 
@@ -182,17 +187,26 @@ def _missing(job: _Job, name: str, sources: Sources, reason: str, how: str) -> V
     )
 
 
-def _int8(job: _Job, name: str, sources: Sources) -> list[Variant]:
+def _int8(job: _Job, name: str, sources: Sources) -> Iterator[Variant]:
+    """INT8 by every recipe of the plan; where none is made for a BF16 rest, the file runs with one as well."""
     from mscsa_deploy.calibration.recipe import read_recipe
+
+    recipes = [read_recipe(each) for each in job.plan.recipes[name]]
+    also_bf16 = "bf16" in job.target.precisions(name) and not any(recipe.rest == "bf16" for recipe in recipes)
+    for recipe in recipes:
+        yield from _by_recipe(job, name, sources, recipe, also_bf16=also_bf16)
+
+
+def _by_recipe(job: _Job, name: str, sources: Sources, recipe: CalibrationRecipe, *, also_bf16: bool) -> list[Variant]:
     from mscsa_deploy.calibration.samples import from_dataset
 
-    recipe = read_recipe(job.plan.recipes[name])
     if job.request.calibration_images is not None:
         recipe = recipe.changed(recipe.name, samples=min(recipe.samples, job.request.calibration_images))
     images = job.images["calibration"]
     samples = from_dataset(images.dataset, images.preprocess, input_name=sources.optimized.inputs[0].name)
     try:
-        return list(int8_variants(name, sources, recipe, samples, job.target, progress=job.progress))
+        made = int8_variants(name, sources, recipe, samples, job.target, also_bf16=also_bf16, progress=job.progress)
+        return list(made)
     except DeployError as error:
         if isinstance(error, UserError):
             raise

@@ -89,7 +89,7 @@ class Plan:
         why_profile: Why it is this one.
         runtimes: What to deploy for, in order.
         named: Whether the user named the runtimes.
-        recipes: Calibration recipe per runtime with INT8.
+        recipes: Calibration recipes of each runtime with INT8.
         environment: This machine.
     """
 
@@ -97,7 +97,7 @@ class Plan:
     why_profile: str
     runtimes: tuple[str, ...]
     named: bool
-    recipes: dict[str, str]
+    recipes: dict[str, tuple[str, ...]]
     environment: Environment
 
 

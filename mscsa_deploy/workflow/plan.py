@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mscsa_deploy.errors import unknown_name
 from mscsa_deploy.workflow.deployment import DeployRequest, Plan
-from mscsa_deploy.workflow.quantize import recipe_for
+from mscsa_deploy.workflow.quantize import recipes_for
 
 RUNTIME_ORDER = ("pytorch", "onnxruntime", "openvino", "tensorrt")
 
@@ -30,7 +30,7 @@ def make_plan(request: DeployRequest) -> Plan:
     names = request.runtimes or profile.default_runtimes
     runtimes = tuple(sorted(dict.fromkeys(names), key=_order))
     recipes = {
-        name: recipe_for(name, profile, request.model.partition(".")[0]).name
+        name: tuple(each.name for each in recipes_for(name, profile, request.model.partition(".")[0]))
         for name in runtimes
         if name in profile.runtimes and "int8" in profile.runtimes[name].precisions
     }

@@ -58,17 +58,40 @@ def recipe_for(runtime: str, profile: DeviceProfile, model: str, *, named: str |
         UserError: No recipe fits, or the named one is for another runtime.
     """
     from mscsa_deploy.calibration.recipe import default_recipe, read_recipe
-    from mscsa_deploy.core.environment import isa_flags, read_environment
-    from mscsa_deploy.runtimes.profile import pick_profile
 
     if named is not None:
         recipe = read_recipe(named)
         if recipe.runtime != runtime:
             raise UserError(f"recipe '{named}' is for {recipe.runtime}, not for {runtime}")
         return recipe
+    return default_recipe(runtime, model=model, **_device(profile))
+
+
+def recipes_for(runtime: str, profile: DeviceProfile, model: str) -> tuple[CalibrationRecipe, ...]:
+    """The recipes that `deploy` tries for this model on this class of device, at least one.
+
+    Where the profile has the runtime compute in BF16 and a recipe is made for a BF16 rest, that is a second one.
+
+    Raises:
+        UserError: No recipe fits.
+    """
+    from mscsa_deploy.calibration.recipe import bf16_recipe
+
+    found = (recipe_for(runtime, profile, model),)
+    if "bf16" not in profile.runtimes[runtime].precisions:
+        return found
+    further = bf16_recipe(runtime, model=model, **_device(profile))
+    return (*found, further) if further else found
+
+
+def _device(profile: DeviceProfile) -> dict[str, Any]:
+    """What recipes ask of a device; of this machine they may use everything it has."""
+    from mscsa_deploy.core.environment import isa_flags, read_environment
+    from mscsa_deploy.runtimes.profile import pick_profile
+
     here = pick_profile(read_environment())[0].name == profile.name
     isa = {*profile.match.isa_all, *(isa_flags() if here else ())}
-    return default_recipe(runtime, model=model, architecture=profile.match.arch or "x86_64", isa=isa)
+    return {"architecture": profile.match.arch or "x86_64", "isa": isa}
 
 
 def run_quantize(

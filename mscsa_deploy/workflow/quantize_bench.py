@@ -81,12 +81,7 @@ class Bench:
     progress: Progress
 
     def make(self, recipe: CalibrationRecipe) -> Quantized:
-        """The INT8 file of `recipe`, from the cache when it was made before.
-
-        BF16 for the rest is asked of the runtime, so the file is that of FP32 for the rest.
-        """
-        if recipe.rest == "bf16":
-            recipe = recipe.changed(recipe.name.removesuffix("+bf16"), rest="fp32")
+        """The INT8 file of `recipe`, from the cache when it was made before."""
         return quantize_cached(self.source.artifact.path, self.drawn(recipe), recipe, self.progress)
 
     def drawn(self, recipe: CalibrationRecipe) -> Samples:

@@ -5,6 +5,7 @@ import pytest
 from mscsa_deploy.calibration.recipe import (
     CalibrationRecipe,
     FloatRule,
+    bf16_recipe,
     default_recipe,
     read_recipe,
     shipped_recipes,
@@ -91,3 +92,11 @@ def test_changed_replaces_settings_and_name_only():
 )
 def test_the_default_recipe_fits_device_and_model(runtime, model, architecture, isa, expected):
     assert default_recipe(runtime, model=model, architecture=architecture, isa=isa).name == expected
+
+
+def test_a_recipe_made_for_a_bf16_rest_stands_beside_the_default_one():
+    device = {"architecture": "x86_64", "isa": {"avx512_vnni", "amx_bf16"}}
+    found = bf16_recipe("openvino", model="topformer_t_mscsa", **device)
+    assert found.name == "int8_openvino_topformer"
+    assert bf16_recipe("openvino", model="pvt_v2_b0_mscsa", **device) is None
+    assert bf16_recipe("openvino", model="topformer_t_mscsa", architecture="x86_64", isa={"avx2"}) is None

@@ -22,6 +22,7 @@ def test_profile_runtimes_and_recipes_are_told_with_their_reason():
     recipe = found["calibration recipe for openvino"]
     assert recipe.choice == "int8_openvino"
     assert recipe.reason.endswith("it requires vnni")
+    assert found["calibration recipe for openvino with a BF16 rest"].choice == "int8_openvino_topformer"
 
 
 def test_named_runtimes_are_told_apart_and_others_have_no_recipe():
