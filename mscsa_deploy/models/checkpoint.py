@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from mscsa_deploy.core.files import output_file
+from mscsa_deploy.core.header_keys import MODEL, OPTIONS, TASK
 from mscsa_deploy.core.vocabulary import Task, task_named
 from mscsa_deploy.errors import CheckpointError
-from mscsa_deploy.models.checkpoint_fit import MODEL, OPTIONS, TASK, Checkpoint, FitReport, Loaded, fit
+from mscsa_deploy.models.checkpoint_fit import Checkpoint, FitReport, Loaded, fit
 from mscsa_deploy.models.checkpoint_names import Rename, read_key_map
 from mscsa_deploy.models.checkpoint_read import read_tensors, write_safetensors
 from mscsa_deploy.models.randomize import randomize
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from mscsa_deploy.models.spec import ModelOptions
 
 __all__ = [
-    "MODEL",
-    "OPTIONS",
-    "TASK",
     "Checkpoint",
     "FitReport",
     "Loaded",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from mscsa_deploy.core.header_keys import MODEL, OPTIONS, TASK
 from mscsa_deploy.core.vocabulary import Task
 from mscsa_deploy.errors import CheckpointError
 from mscsa_deploy.models.checkpoint_diff import (
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-MODEL, TASK, OPTIONS = "mscsa_deploy.model", "mscsa_deploy.task", "mscsa_deploy.options"
 FRESH_SEED = 0
 
 

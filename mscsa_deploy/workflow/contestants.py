@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mscsa_deploy.core.files import sha256_file
+from mscsa_deploy.core.header_keys import TASK
 from mscsa_deploy.errors import UserError, unknown_name
-from mscsa_deploy.workflow.header import TASK, Says, read_header
+from mscsa_deploy.workflow.header import Says, read_header
 
 if TYPE_CHECKING:
     from mscsa_deploy.bundle.manifest import ArtifactEntry

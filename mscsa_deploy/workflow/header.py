@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mscsa_deploy.core.config import convert, to_json, to_plain
+from mscsa_deploy.core.header_keys import LABELS, PREPROCESS, TASK
 from mscsa_deploy.core.vocabulary import Task, task_named
 from mscsa_deploy.errors import CheckpointError
 from mscsa_deploy.imaging.preprocess import Preprocess, default_preprocess
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     from mscsa_deploy.export.recipe import ExportRecipe
 
 logger = logging.getLogger(__name__)
-
-TASK = "mscsa_deploy.task"
-PREPROCESS = "mscsa_deploy.preprocess"
-LABELS = "mscsa_deploy.labels"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
