@@ -94,8 +94,8 @@ def explain(row: Row, reference: Row | None, *, arch: str = "", isa: Sequence[st
     if profile is None:
         return tuple(lines)
     reading = read_profile(profile)
-    lines.append("time by op: " + _list(reading.by_op))
-    lines.append("time by precision: " + _list(reading.by_precision))
+    lines.append("time by op: " + _largest(reading.by_op))
+    lines.append("time by precision: " + _largest(reading.by_precision))
     if row.precision == "int8":
         lines += _quantization(reading)
     if reading.layout.share >= NOTABLE_SHARE:
@@ -169,5 +169,5 @@ def _slower_ops(before: OpProfile, after: OpProfile) -> list[str]:
     return [f"ops that cost more than in FP32: {words}"]
 
 
-def _list(shares: Sequence[Share], count: int = 5) -> str:
-    return ", ".join(f"{entry.name} {entry.share:.0%}" for entry in shares[:count])
+def _largest(shares: Sequence[Share]) -> str:
+    return ", ".join(f"{entry.name} {entry.share:.0%}" for entry in shares[:5])

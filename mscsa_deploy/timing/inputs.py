@@ -22,12 +22,11 @@ Picture = npt.NDArray[np.uint8]
 JPEG_QUALITY = 92
 
 
-def varied(pictures: Iterable[Picture], count: int = MIN_INPUTS) -> Iterator[Picture]:
-    """`count` different pictures; when there are fewer, mirrored and shrinking crops of them make up the number.
+def varied(pictures: Iterable[Picture]) -> Iterator[Picture]:
+    """As many different pictures as a row needs; of fewer, mirrored and shrinking crops make up the number.
 
     Args:
-        pictures: (H, W, 3) uint8 each; only the first `count` are taken.
-        count: How many to give.
+        pictures: (H, W, 3) uint8 each; only the first `MIN_INPUTS` are taken.
 
     Raises:
         UserError: There is no picture.
@@ -36,45 +35,41 @@ def varied(pictures: Iterable[Picture], count: int = MIN_INPUTS) -> Iterator[Pic
     for picture in pictures:
         taken.append(picture)
         yield picture
-        if len(taken) == count:
+        if len(taken) == MIN_INPUTS:
             return
     if not taken:
         raise UserError("measuring needs at least one picture to make inputs from, got none")
-    for number in range(len(taken), count):
+    for number in range(len(taken), MIN_INPUTS):
         turn, which = divmod(number, len(taken))
         picture = taken[which][:, ::-1] if turn % 2 else taken[which]
-        margin = [size * turn // (4 * count) for size in picture.shape[:2]]
+        margin = [size * turn // (4 * MIN_INPUTS) for size in picture.shape[:2]]
         yield picture[margin[0] :, margin[1] :]
 
 
-def write_core_inputs(
-    path: Path, declared: TensorSpec, pictures: Iterable[Picture], spec: Preprocess, *, batch: int = 1
-) -> CoreInputs:
-    """Preprocess pictures into an .npz file at `path`, at least 16 inputs of `batch` images.
+def write_core_inputs(path: Path, declared: TensorSpec, pictures: Iterable[Picture], spec: Preprocess) -> CoreInputs:
+    """Preprocess pictures into an .npz file at `path`, at least 16 inputs of one image.
 
     Args:
         path: Ends in ``.npz``.
         declared: The model's image input.
         pictures: (H, W, 3) uint8 each.
         spec: How a picture becomes the input.
-        batch: Images per call; neighbors in the rotation share a batch.
 
     Raises:
         SpecError: The result does not fit `declared`.
         UserError: There is no picture.
     """
-    tensors = [model_input(picture, spec, declared.dtype)[0] for picture in varied(pictures)]
-    stack = np.stack([np.stack([tensors[(i + k) % len(tensors)] for k in range(batch)]) for i in range(len(tensors))])
+    stack = np.stack([model_input(picture, spec, declared.dtype) for picture in varied(pictures)])
     declared.check(stack[0])
     return _write(path, {declared.name: stack})
 
 
-def write_random_inputs(path: Path, declared: tuple[TensorSpec, ...], *, seed: int = 0) -> CoreInputs:
+def write_random_inputs(path: Path, declared: tuple[TensorSpec, ...]) -> CoreInputs:
     """Standard normal (float) or uniform (integer) inputs for a model that takes no pictures.
 
     Free axes get size 1. The report must say that the inputs were random.
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     arrays: dict[str, npt.NDArray[Any]] = {}
     for tensor in declared:
         shape = (MIN_INPUTS, *(max(size, 1) for size in tensor.shape))
@@ -95,7 +90,7 @@ def write_pictures(folder: Path, pictures: Iterable[Picture], spec: Preprocess, 
         file = folder / f"{number:03d}.jpg"
         Image.fromarray(np.ascontiguousarray(picture)).save(file, quality=JPEG_QUALITY)
         files.append(str(file))
-    return EncodedInputs(files=tuple(files), preprocess=spec, task="seg" if task == "seg" else "cls")
+    return EncodedInputs(files=tuple(files), preprocess=spec, task=task)
 
 
 def _write(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> CoreInputs:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from mscsa_deploy.core.files import content_key, sha256_file
+from mscsa_deploy.core.files import content_key, output_file, sha256_file
 from mscsa_deploy.errors import UserError
 from mscsa_deploy.timing.messages import Block, Failure, Loaded, Profiled
 from mscsa_deploy.timing.statistics import Samples, Stability, judge
@@ -80,7 +80,8 @@ class RowRun:
             if not isinstance(event, Failure):
                 self._apply(event)
                 kept.append(line)
-        self.path.write_bytes(b"".join(line + b"\n" for line in kept))
+        with output_file(self.path, force=True) as work:
+            work.write_bytes(b"".join(line + b"\n" for line in kept))
 
     def _apply(self, event: Event) -> None:
         if isinstance(event, Loaded):

@@ -1,4 +1,4 @@
-"""What this machine could do at best: multiply-accumulates per second by runtime and precision, and bytes per second.
+"""What this machine could do at best: multiply-accumulates per second, by runtime and precision.
 
 The rate of a chain of square matrix products, run through the runtime's own library by the same workers that
 measure models, is the roof that a row's rate is divided by. The fastest sample counts: a roof is what was reached
@@ -8,9 +8,9 @@ once, not what is usual.
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,15 +19,13 @@ from mscsa_deploy.core.config import Config, read_json, to_json
 from mscsa_deploy.core.files import cache_root, content_key, output_file
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.report import Row
-from mscsa_deploy.core.tensors import TensorSpec
+from mscsa_deploy.core.tensors import Array, TensorSpec
 from mscsa_deploy.timing.inputs import write_random_inputs
 from mscsa_deploy.timing.orchestrator import measure
 from mscsa_deploy.timing.plan import Preset, RowSpec
 
 SIZES = (512, 1024)
 CHAIN = 4
-COPY_BYTES = 256 << 20
-COPIES = 5
 PLAN = Preset(name="peak", min_seconds=0.3, min_samples=9, row_cap_seconds=6.0, blocks=3, remeasures=0, live_workers=8)
 RUNTIMES_WITH_PEAK = ("onnxruntime", "openvino")
 """Runtimes that load ONNX and run on the CPU; the others have no roof here."""
@@ -38,27 +36,20 @@ class Rate(Config, frozen=True, kw_only=True):
 
     Args:
         runtime: Its name.
-        version: Of its library.
         precision: Asked for.
-        executed: Read back.
         macs_per_s: Multiply-accumulates per second.
-        size: Side of the matrices that reached it.
     """
 
     runtime: str
-    version: str
     precision: str
-    executed: str
     macs_per_s: float
-    size: int
 
 
 class Peaks(Config, frozen=True, kw_only=True):
-    """The machine's roofs with so many threads; `bytes_per_s` counts reads and writes of one thread's copy."""
+    """The machine's roofs with so many threads."""
 
     threads: int
     rates: tuple[Rate, ...]
-    bytes_per_s: float
 
     def rate(self, runtime: str, executed: str) -> Rate | None:
         """The roof for a row that executed ``"int8+fp32"`` and the like: that of its lowest precision."""
@@ -73,7 +64,6 @@ def peaks(
     fingerprint: str,
     affinity: tuple[int, ...] = (),
     progress: Progress = silent,
-    again: bool = False,
 ) -> Peaks:
     """The machine's roofs, from the cache or measured now (about half a minute).
 
@@ -83,12 +73,12 @@ def peaks(
         fingerprint: Of the environment; the cache's key.
         affinity: Cores to pin to.
         progress: Told each block.
-        again: Measure even if the cache knows.
     """
     wanted = tuple(name for name in RUNTIMES_WITH_PEAK if name in set(runtimes))
-    key = content_key({"fingerprint": fingerprint, "threads": threads, "affinity": affinity, "runtimes": wanted})
+    facts = {"fingerprint": fingerprint, "threads": threads, "affinity": affinity, "runtimes": wanted}
+    key = content_key({**facts, "fields": Rate.__struct_fields__})
     place = cache_root() / "peak" / f"{key}.json"
-    if place.exists() and not again:
+    if place.exists():
         return read_json(place, Peaks)
     measured = measure_peaks(wanted, threads=threads, affinity=affinity, progress=progress)
     with output_file(place, force=True) as work:
@@ -117,7 +107,7 @@ def measure_peaks(
                 rows += [row, msgspec.structs.replace(row, precision="bf16")]
                 rows.append(msgspec.structs.replace(row, precision="int8", path=quantized))
         made = measure(rows, PLAN, samples_dir=folder / "samples", progress=progress) if rows else ()
-    return Peaks(threads=threads, rates=_best(made), bytes_per_s=copy_bytes_per_s())
+    return Peaks(threads=threads, rates=_best(made))
 
 
 def _best(rows: Sequence[Row]) -> tuple[Rate, ...]:
@@ -125,11 +115,8 @@ def _best(rows: Sequence[Row]) -> tuple[Rate, ...]:
     for row in rows:
         if row.latency_ms is None:
             continue
-        size = row.input_size[0]
-        rate = Rate(
-            runtime=row.runtime, version=row.runtime_version, precision=row.precision,
-            executed=row.executed_precision, macs_per_s=CHAIN * size**3 / (row.latency_ms.min / 1e3), size=size,
-        )  # fmt: skip
+        macs_per_s = CHAIN * row.input_size[0] ** 3 / (row.latency_ms.min / 1e3)
+        rate = Rate(runtime=row.runtime, precision=row.precision, macs_per_s=macs_per_s)
         key = (row.runtime, row.precision)
         if key not in best or best[key].macs_per_s < rate.macs_per_s:
             best[key] = rate
@@ -144,18 +131,6 @@ def with_share(row: Row, roofs: Peaks) -> Row:
     return msgspec.structs.replace(row, share_of_peak=row.macs_per_s / rate.macs_per_s)
 
 
-def copy_bytes_per_s() -> float:
-    """Memory bandwidth of one thread: bytes read and written by the fastest of some copies of 256 MiB."""
-    source = np.ones(COPY_BYTES // 8, np.float64)
-    target = np.empty_like(source)
-    seconds = []
-    for _ in range(COPIES):
-        begin = time.perf_counter_ns()
-        np.copyto(target, source)
-        seconds.append((time.perf_counter_ns() - begin) / 1e9)
-    return 2 * COPY_BYTES / min(seconds)
-
-
 def write_gemm(path: Path, size: int, *, quantized: bool) -> None:
     """Write x -> x W1 W2 ... as ONNX, (size, size) float32 in and out.
 
@@ -163,47 +138,49 @@ def write_gemm(path: Path, size: int, *, quantized: bool) -> None:
     values in range, so that no denormals or infinities change the speed.
     """
     import onnx
-    from onnx import helper, numpy_helper
+    from onnx import helper
 
     generator = np.random.default_rng(0)
-    nodes, constants, value = [], [], "x"
-
-    def constant(name: str, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> str:
-        constants.append(numpy_helper.from_array(array, name))
-        return name
-
-    def through_uint8(source: str, stage: str) -> str:
-        scale = constant(f"{stage}_scale", np.array(0.05, np.float32))
-        zero = constant(f"{stage}_zero", np.array(128, np.uint8))
-        nodes.append(helper.make_node("QuantizeLinear", [source, scale, zero], [f"{stage}_q"]))
-        nodes.append(helper.make_node("DequantizeLinear", [f"{stage}_q", scale, zero], [f"{stage}_dq"]))
-        return f"{stage}_dq"
-
-    if quantized:
-        value = through_uint8(value, "input")
+    graph = _Gemm()
+    value = graph.through_uint8("x") if quantized else "x"
     for turn in range(CHAIN):
         weights = generator.standard_normal((size, size)) / np.sqrt(size)
-        if quantized:
-            scale = float(np.abs(weights).max() / 127)
-            integers = np.round(weights / scale).astype(np.int8)
-            inputs = [
-                constant(f"w{turn}", integers),
-                constant(f"w{turn}_scale", np.array(scale, np.float32)),
-                constant(f"w{turn}_zero", np.array(0, np.int8)),
-            ]
-            nodes.append(helper.make_node("DequantizeLinear", inputs, [f"w{turn}_dq"]))
-            right = f"w{turn}_dq"
-        else:
-            right = constant(f"w{turn}", weights.astype(np.float32))
-        nodes.append(helper.make_node("MatMul", [value, right], [f"y{turn}"]))
-        value = through_uint8(f"y{turn}", f"y{turn}") if quantized else f"y{turn}"
-    shape = [size, size]
-    graph = helper.make_graph(
-        nodes,
-        "gemm",
-        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(value, onnx.TensorProto.FLOAT, shape)],
-        constants,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.save(model, path)
+        right = graph.int8(f"w{turn}", weights) if quantized else graph.constant(f"w{turn}", weights.astype(np.float32))
+        value = graph.add("MatMul", [value, right], f"y{turn}")
+        value = graph.through_uint8(value) if quantized else value
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [size, size]) for name in ("x", value)]
+    made = helper.make_graph(graph.nodes, "gemm", ends[:1], ends[1:], graph.constants)
+    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+
+
+class _Gemm:
+    """The nodes and constants of such a chain; every method returns the name of what it made."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def constant(self, name: str, value: Array) -> str:
+        from onnx import numpy_helper
+
+        self.constants.append(numpy_helper.from_array(value, name))
+        return name
+
+    def add(self, op: str, inputs: list[str], output: str) -> str:
+        from onnx import helper
+
+        self.nodes.append(helper.make_node(op, inputs, [output]))
+        return output
+
+    def through_uint8(self, value: str) -> str:
+        scale = self.constant(f"{value}_scale", np.array(0.05, np.float32))
+        zero = self.constant(f"{value}_zero", np.array(128, np.uint8))
+        rounded = self.add("QuantizeLinear", [value, scale, zero], f"{value}_q")
+        return self.add("DequantizeLinear", [rounded, scale, zero], f"{value}_dq")
+
+    def int8(self, name: str, weights: Array) -> str:
+        largest = float(np.abs(weights).max())
+        rounded = self.constant(name, np.round(weights / (largest / 127)).astype(np.int8))
+        scale = self.constant(f"{name}_scale", np.array(largest / 127, np.float32))
+        zero = self.constant(f"{name}_zero", np.array(0, np.int8))
+        return self.add("DequantizeLinear", [rounded, scale, zero], f"{name}_dq")

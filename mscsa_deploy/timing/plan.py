@@ -171,7 +171,6 @@ class RowSpec(Config, frozen=True, kw_only=True):
     streams: int = 1
     affinity: tuple[int, ...] = ()
     options: dict[str, Any] = msgspec.field(default_factory=dict)
-    batch: int = 1
     input_size: tuple[int, int] = (0, 0)
     artifact: str = ""
     sha256: str = ""
@@ -188,8 +187,8 @@ class RowSpec(Config, frozen=True, kw_only=True):
             raise ValueError("a row needs either 'core' or 'encoded' inputs")
         if (self.mode == "paced") != (self.rate > 0):
             raise ValueError("'rate' (frames per second, over 0) belongs to mode 'paced' and only there")
-        if self.streams < 1 or self.threads < 1 or self.batch < 1:
-            raise ValueError("'threads', 'streams' and 'batch' must be at least 1")
+        if self.streams < 1 or self.threads < 1:
+            raise ValueError("'threads' and 'streams' must be at least 1")
         if self.streams > 1 and self.mode != "throughput":
             raise ValueError("more than one stream needs mode 'throughput'")
 
@@ -207,7 +206,7 @@ class RowSpec(Config, frozen=True, kw_only=True):
         """What a row and its reference must have in common for a ratio to mean something."""
         return (
             self.group, self.runtime, self.boundary, self.mode, self.rate, self.device, self.threads,
-            self.streams, self.batch, self.input_size,
+            self.streams, self.input_size,
         )  # fmt: skip
 
     @property

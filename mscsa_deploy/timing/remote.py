@@ -15,7 +15,7 @@ import tarfile
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import msgspec
 
@@ -59,7 +59,7 @@ def measure_on(
     Raises:
         UserError: `place` cannot be read, or a file is missing here.
         UnsupportedError: The far machine has no suitable Python, or a dependency cannot be installed there.
-        StageError: The connection failed or broke. Nothing is left running there.
+        StageError: The far job failed, or the connection did. Nothing is left running there.
     """
     link = Connection(Place.parse(place), ssh_options)
     progress(0, 1, f"connecting to {link.place}")
@@ -71,7 +71,10 @@ def measure_on(
         interpreter = _provide(link, interpreter, folder, {spec.runtime for spec in rows}, progress)
         _watch_job(link, interpreter, folder, progress)
         data = link.expect(["tar", "-czf", "-", "-C", f"{folder}/{OUT}", "."], what="fetch results")
-    return _unpack(data, samples_dir)
+    outcome = _unpack(data, samples_dir)
+    if outcome.error:
+        raise StageError("measure", str(link.place), outcome.error, hint=outcome.hint)
+    return outcome
 
 
 def pack(rows: Sequence[RowSpec], preset: Preset) -> bytes:
@@ -194,8 +197,5 @@ def _unpack(data: bytes, samples_dir: Path) -> Outcome:
             archive.extractall(folder, filter="data")
         outcome = read_json(folder / OUTCOME, Outcome)
         for file in sorted((folder / SAMPLES).glob("*.npz")):
-            shutil.copyfile(file, samples_dir / PurePosixPath(file.name).name)
-    if outcome.error:
-        kind = UnsupportedError if outcome.error_kind == "unsupported" else UserError
-        raise kind(outcome.error, hint=outcome.hint)
+            shutil.copyfile(file, samples_dir / file.name)
     return outcome

@@ -48,7 +48,6 @@ class Outcome(Config, frozen=True, kw_only=True):
     rows: tuple[Row, ...] = ()
     environment: dict[str, Any] = msgspec.field(default_factory=dict)
     fingerprint: str = ""
-    error_kind: str = ""
     error: str = ""
     hint: str = ""
 
@@ -80,7 +79,7 @@ def main() -> None:
     try:
         outcome = run(folder, out / SAMPLES, sys.argv[2])
     except DeployError as error:
-        outcome = Outcome(error_kind=error.kind, error=error.message, hint=error.hint)
+        outcome = Outcome(error=error.message, hint=error.hint)
     (out / OUTCOME).write_bytes(to_json(outcome))
 
 

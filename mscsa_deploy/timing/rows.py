@@ -99,7 +99,7 @@ def make_row(run: RowRun, runs: Sequence[RowRun], preset: Preset, *, samples_fil
     known: dict[str, Any] = {
         name: getattr(spec, name)
         for name in (
-            "runtime", "precision", "profile", "boundary", "mode", "device", "threads", "streams", "batch",
+            "runtime", "precision", "profile", "boundary", "mode", "device", "threads", "streams",
             "input_size", "artifact", "sha256", "recipe",
         )
     }  # fmt: skip
@@ -147,7 +147,7 @@ def _measured(run: RowRun) -> dict[str, Any]:
         "latency_ms": latency,
         "stable": stability.stable,
         "unstable_reason": stability.reason,
-        "fps": run.spec.batch * calls / seconds,
+        "fps": calls / seconds,
         "peak_rss_bytes": max(block.peak_rss_bytes for block in blocks),
     }
     if run.spec.macs:

@@ -92,13 +92,13 @@ class Connection:
             raise self.broken(last_line(done.stderr))
         return done
 
-    def expect(self, words: Sequence[str], *, send: bytes = b"", timeout: float = 600, what: str) -> bytes:
+    def expect(self, words: Sequence[str], *, send: bytes = b"", what: str) -> bytes:
         """Standard output of `words`, which must succeed.
 
         Raises:
             StageError: They failed, or the connection did.
         """
-        done = self.run(words, send=send, timeout=timeout)
+        done = self.run(words, send=send)
         if done.returncode:
             raise StageError(what, str(self.place), last_line(done.stderr) or f"status {done.returncode}")
         return done.stdout

@@ -50,20 +50,17 @@ def _binomial_cdf(count: int, share: float) -> Floats:
     return cdf
 
 
-def percentile_interval(
-    samples: Samples | Floats, percent: float, *, confidence: float = CONFIDENCE
-) -> tuple[float, float] | None:
-    """The distribution-free interval of a percentile between two order statistics; None if samples are few.
+def percentile_interval(samples: Samples | Floats, percent: float) -> tuple[float, float] | None:
+    """The distribution-free 95 % interval of a percentile between two order statistics; None if samples are few.
 
     Args:
         samples: Latencies in any unit and order.
         percent: Which percentile, 0..100.
-        confidence: Coverage; each tail holds at most half of the rest.
 
     Source: David and Nagaraja, Order Statistics, section 7.1.
     """
     count = len(samples)
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     cdf = _binomial_cdf(count, percent / 100)
     # x_(r) <= q fails with probability P(X < r) = cdf[r - 1], x_(s) > q with P(X >= s) = 1 - cdf[s - 1].
     low = int(np.searchsorted(cdf, tail, side="right"))
@@ -74,18 +71,18 @@ def percentile_interval(
     return float(ordered[low - 1]), float(ordered[high - 1])
 
 
-def early_stopping_rank(count: int, percent: float, *, confidence: float = EARLY_STOPPING_CONFIDENCE) -> int:
+def early_stopping_rank(count: int, percent: float) -> int:
     """The largest t for which `count` samples with t above the bound pass the binomial test; 0 if none does.
 
     The test (tolerance d = 0): were the true share below the bound only `percent`, seeing t or fewer above it
-    would have a probability of at most 1 - `confidence`.
+    would have a probability of at most 1 - `EARLY_STOPPING_CONFIDENCE`.
 
     Source: MLPerf Inference rules, early stopping for the single-stream scenario.
     """
     if count == 0:
         return 0
     cdf = _binomial_cdf(count, 1 - percent / 100)
-    return max(int(np.searchsorted(cdf, 1 - confidence, side="right")) - 1, 0)
+    return max(int(np.searchsorted(cdf, 1 - EARLY_STOPPING_CONFIDENCE, side="right")) - 1, 0)
 
 
 def early_stopping_estimate(samples: Samples | Floats, percent: float) -> float | None:
@@ -208,11 +205,11 @@ def paired_ratio(reference: Sequence[Samples], candidate: Sequence[Samples], *, 
     return Ratio(value=float(np.median(ratios)), ci95=(low, high), blocks=len(ratios), reference=label)
 
 
-def bootstrap_interval(values: Floats, *, seed: int = 0, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The percentile-bootstrap interval of the median of `values`."""
+def bootstrap_interval(values: Floats, *, seed: int = 0) -> tuple[float, float]:
+    """The percentile-bootstrap 95 % interval of the median of `values`."""
     generator = np.random.default_rng(seed)
     draws = generator.integers(0, len(values), size=(BOOTSTRAP_DRAWS, len(values)))
     medians = np.median(values[draws], axis=1)
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(medians, [tail, 1 - tail])
     return float(low), float(high)

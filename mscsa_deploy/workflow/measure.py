@@ -12,7 +12,6 @@ from mscsa_deploy.core.files import cache_root, content_key
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.report import Boundary, Mode, Row
 from mscsa_deploy.core.tensors import TensorSpec
-from mscsa_deploy.errors import StageError
 
 if TYPE_CHECKING:
     from mscsa_deploy.timing.plan import CoreInputs, EncodedInputs, Preset, RowSpec
@@ -104,8 +103,6 @@ def measure_variants_on(
     if not specs:
         return {}, {}
     outcome = measure_on(place, specs, plan.preset, samples_dir=samples_dir, progress=progress)
-    if outcome.error:
-        raise StageError("measure", place, outcome.error, hint=outcome.hint)
     rows = dict(zip(keys, outcome.rows, strict=True))
     return rows, {**outcome.environment, "fingerprint": outcome.fingerprint}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import time
 
 import pytest
@@ -101,7 +102,7 @@ def test_paced_run_takes_the_newest_and_misses_what_it_cannot_keep_up_with(clock
 
 def test_streams_count_together_and_errors_come_out() -> None:
     taken = throughput([_busy(0.5)] * 3, Span(30, 0.0, 5.0))
-    assert len(taken.samples_ns) >= 30
+    assert len(taken.samples_ns) == 30
     assert taken.wall_ns > 0
 
     def broken(number: int) -> dict[str, int]:
@@ -109,3 +110,21 @@ def test_streams_count_together_and_errors_come_out() -> None:
 
     with pytest.raises(RuntimeError, match="no"):
         throughput([_busy(0.1), broken], Span(4, 0.0, 5.0))
+
+
+def test_the_collector_rests_until_the_last_stream_has_ended() -> None:
+    begun, seen = threading.Event(), []
+
+    def short(number: int) -> dict[str, int]:
+        begun.wait(timeout=5)
+        return {}
+
+    def long(number: int) -> dict[str, int]:
+        begun.set()
+        time.sleep(0.02)
+        seen.append(gc.isenabled())
+        return {}
+
+    throughput([short, long], Span(10, 0.0, 5.0))
+    assert seen == [False] * 5
+    assert gc.isenabled()
