@@ -39,9 +39,7 @@ class Drop:
     images: int
 
 
-def paired_drop(
-    reference: ImageScores, candidate: ImageScores, *, resamples: int = RESAMPLES, seed: int = SEED
-) -> Drop:
+def paired_drop(reference: ImageScores, candidate: ImageScores, *, seed: int = SEED) -> Drop:
     """The drop from `reference` to `candidate` with its paired bootstrap percentile interval (95 %).
 
     Images are drawn with replacement, the same draw for both sides, so that what both find hard cancels.
@@ -49,7 +47,6 @@ def paired_drop(
     Args:
         reference: Per-image counts of the reference.
         candidate: Per-image counts of the candidate, over the same images in the same order.
-        resamples: How many draws.
         seed: Of the draws; the same seed gives the same interval.
 
     Raises:
@@ -66,8 +63,8 @@ def paired_drop(
     random = np.random.default_rng(seed)
     chunk = max(1, _CELLS_PER_CHUNK // images)
     drops = []
-    for start in range(0, resamples, chunk):
-        weights = _draws(random, min(chunk, resamples - start), images)
+    for start in range(0, RESAMPLES, chunk):
+        weights = _draws(random, min(chunk, RESAMPLES - start), images)
         drops.append(reference.values(weights) - candidate.values(weights))
     low, high = np.percentile(np.concatenate(drops), [2.5, 97.5])
     before, after = value(reference), value(candidate)

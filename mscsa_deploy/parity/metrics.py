@@ -10,11 +10,10 @@ import numpy as np
 from mscsa_deploy.errors import SpecError, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from mscsa_deploy.core.tensors import Array
 
 IGNORE = 255
+"""Pixels of this class in a mask are not judged, as in ADE20K's."""
 
 
 class ImageScores(Protocol):
@@ -87,16 +86,14 @@ class ConfusionMatrix:
 
     Args:
         num_classes: Classes are 0..num_classes-1.
-        ignore: Pixels of this class in the reference are not judged (255 in ADE20K-style masks).
 
     Source: the counting and averaging of mmsegmentation's IoUMetric and of the Pascal VOC evaluation.
     """
 
-    def __init__(self, num_classes: int, *, ignore: int = IGNORE) -> None:
+    def __init__(self, num_classes: int) -> None:
         if num_classes < 1:
             raise UserError(f"a metric over {num_classes} classes", hint="the model must have at least one class")
         self.num_classes = num_classes
-        self.ignore = ignore
         self._total = np.zeros((num_classes, num_classes), dtype=np.int64)
         self._counts: list[Array] = []
 
@@ -104,7 +101,7 @@ class ConfusionMatrix:
         """Count one image and return its matrix, (classes, classes) int64, rows are the reference's classes.
 
         Args:
-            reference: (H, W) integer mask, `ignore` where a pixel is not judged.
+            reference: (H, W) integer mask, `IGNORE` where a pixel is not judged.
             predicted: (H, W) integer class map.
 
         Raises:
@@ -118,7 +115,7 @@ class ConfusionMatrix:
             )
         if reference.dtype.kind not in "iu" or predicted.dtype.kind not in "iu":
             raise SpecError(f"class maps are integers, not {reference.dtype} and {predicted.dtype}")
-        judged = reference != self.ignore
+        judged = reference != IGNORE
         true, guess = reference[judged].astype(np.int64), predicted[judged].astype(np.int64)
         self._check_range(true, "mask")
         self._check_range(guess, "class map")
@@ -144,7 +141,7 @@ class ConfusionMatrix:
         if classes.size and not 0 <= classes.min() <= classes.max() < self.num_classes:
             raise SpecError(
                 f"the {what} holds class {int(classes.max() if classes.min() >= 0 else classes.min())}, "
-                f"expected 0..{self.num_classes - 1} or {self.ignore} for pixels that are not judged",
+                f"expected 0..{self.num_classes - 1} or {IGNORE} for pixels that are not judged",
                 hint="check the class count of the model and the values of the masks",
             )
 
@@ -190,13 +187,9 @@ class TopK:
 
     Equal scores rank by class number, and a row with NaN is wrong, so that a model which answers the same
     for every class is right by chance only.
-
-    Args:
-        ks: Which k to count.
     """
 
-    def __init__(self, ks: Sequence[int] = (1, 5)) -> None:
-        self.ks = tuple(ks)
+    def __init__(self) -> None:
         self._ranks: list[Array] = []
 
     def add(self, scores: Array, labels: Array) -> None:

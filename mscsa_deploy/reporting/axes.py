@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 LOG_FROM_RATIO = 6.0
 """A range whose ends differ by more than this factor is drawn logarithmically."""
+LEAST_POINTS = 1.0
+TICKS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +50,21 @@ def latency_scale(values: Sequence[float], start: float, end: float) -> Scale:
     return Scale(0.0, high, start, end, False, ticks(0.0, high))
 
 
-def percent_scale(values: Sequence[float], start: float, end: float, *, least_span: float = 1.0) -> Scale:
-    """A scale around `values` that spans at least `least_span`, so that noise does not look like a cliff."""
+def percent_scale(values: Sequence[float], start: float, end: float) -> Scale:
+    """A scale around `values` that spans at least one point, so that noise does not look like a cliff."""
     low, high = min(values), max(values)
-    pad = max(0.08 * (high - low), (least_span - (high - low)) / 2)
+    pad = max(0.08 * (high - low), (LEAST_POINTS - (high - low)) / 2)
     low, high = max(0.0, low - pad), min(100.0, high + pad)
-    if high - low < least_span:
-        low = max(0.0, high - least_span)
-        high = low + least_span
+    if high - low < LEAST_POINTS:
+        low = max(0.0, high - LEAST_POINTS)
+        high = low + LEAST_POINTS
     return Scale(low, high, start, end, False, ticks(low, high))
 
 
-def ticks(low: float, high: float, about: int = 5) -> tuple[float, ...]:
-    """Round values between `low` and `high`, some `about` of them."""
-    step = 10.0 ** math.floor(math.log10((high - low) / about))
-    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= about)
+def ticks(low: float, high: float) -> tuple[float, ...]:
+    """Round values between `low` and `high`, some five of them."""
+    step = 10.0 ** math.floor(math.log10((high - low) / TICKS))
+    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= TICKS)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return tuple(round(index * step, 10) for index in range(first, last + 1))

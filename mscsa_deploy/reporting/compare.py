@@ -88,11 +88,11 @@ class Change:
 
     Args:
         row: The row in words.
-        quantity: Name of `QUANTITIES`, or ``"status"``.
+        quantity: Name of `QUANTITIES`.
         old: The old value.
         new: The new value.
         loss: How much worse it got, in percent of the old value or in points; a gain is negative.
-        limit: How much worse was allowed; None when it was not limited.
+        limit: How much worse was allowed, in the same.
         verdict: ``regression``: beyond the limit and, where both have intervals, not explained by them;
             ``within noise``: beyond the limit, but the intervals overlap.
     """
@@ -102,14 +102,14 @@ class Change:
     old: float
     new: float
     loss: float
-    limit: float | None
+    limit: float
     verdict: Verdict
 
     def __str__(self) -> str:
-        unit = "%" if self.quantity not in QUANTITIES else QUANTITIES[self.quantity].unit
-        allowed = "" if self.limit is None else f", allowed {self.limit:g} {unit}"
+        unit = QUANTITIES[self.quantity].unit
         return (
-            f"{self.row}: {self.quantity} {number(self.old)} -> {number(self.new)} ({self.loss:+.1f} {unit}{allowed})"
+            f"{self.row}: {self.quantity} {number(self.old)} -> {number(self.new)} "
+            f"({self.loss:+.1f} {unit}, allowed {self.limit:g} {unit})"
         )
 
 

@@ -12,7 +12,6 @@ from mscsa_deploy.reporting.delimited import to_csv
 from mscsa_deploy.reporting.markdown import to_markdown
 
 VIEWS = ("report.json", "report.md", "report.csv", "report.html")
-_NS_PER_MS = 1e6
 
 
 def read_report(path: Path) -> Report:
