@@ -237,7 +237,7 @@ def _threads(manifest: Manifest, chosen: Candidate) -> int:
     choice = manifest.recommended
     if choice is not None and choice.artifact == chosen.entry.path:
         return choice.threads
-    return chosen.measured.threads if chosen.measured else 1
+    return chosen.threads
 
 
 def _argmax(values: Array) -> Array:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mscsa_deploy.bundle.archive import write_zip
 from mscsa_deploy.bundle.store import read_bundle
-from mscsa_deploy.bundle.triton import BACKENDS, best_for, model_name, repository
+from mscsa_deploy.bundle.triton import by_backend, model_name, repository
 
 if TYPE_CHECKING:
     from mscsa_deploy.bundle.store import Bundle
@@ -43,10 +43,13 @@ def pack(directory: Path, out: Path, *, force: bool = False) -> Path:
 
 
 def manifest_text(bundle: Bundle) -> str:
-    """The InferenceService, as YAML (every value is written as JSON, which YAML contains)."""
+    """The InferenceService, as YAML (every value is written as JSON, which YAML contains).
+
+    Raises:
+        UnsupportedError: No artefact is for a runtime that Triton has a backend of.
+    """
     name = model_name(bundle.manifest)
-    runtime = next(backend for backend in BACKENDS if bundle.manifest.artifacts and _has(bundle, backend))
-    threads = _threads(bundle, runtime)
+    threads = next(iter(by_backend(bundle).values())).threads
     return f"""apiVersion: serving.kserve.io/v1beta1
 kind: InferenceService
 metadata:
@@ -75,15 +78,6 @@ spec:
           cpu: "{threads * 2}"
           memory: 2Gi
 """
-
-
-def _has(bundle: Bundle, runtime: str) -> bool:
-    return any(runtime in entry.runtimes for entry in bundle.manifest.artifacts)
-
-
-def _threads(bundle: Bundle, runtime: str) -> int:
-    measured = best_for(bundle, runtime).measured
-    return measured.threads if measured else 1
 
 
 def _dns_name(name: str) -> str:

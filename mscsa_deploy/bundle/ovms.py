@@ -45,10 +45,9 @@ def pack(directory: Path, out: Path, *, force: bool = False) -> Path:
 
 def configuration(name: str, candidate: Candidate) -> dict[str, Any]:
     """The server's configuration file."""
-    threads = candidate.measured.threads if candidate.measured else 1
     precision = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}[candidate.precision]
     plugin = {
-        "INFERENCE_NUM_THREADS": threads * REQUESTS,
+        "INFERENCE_NUM_THREADS": candidate.threads * REQUESTS,
         "NUM_STREAMS": REQUESTS,
         "INFERENCE_PRECISION_HINT": precision,
     }

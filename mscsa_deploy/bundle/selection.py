@@ -33,6 +33,11 @@ class Candidate:
     def __str__(self) -> str:
         return f"{self.entry.path} on {self.runtime} in {self.precision}"
 
+    @property
+    def threads(self) -> int:
+        """Compute threads it was measured with; 1 if it was not."""
+        return self.measured.threads if self.measured else 1
+
 
 def select(
     bundle: Bundle, *, runtime: str | None = None, precision: str | None = None, values: bool = False

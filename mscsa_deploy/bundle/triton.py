@@ -37,7 +37,6 @@ BATCH_DELAY_US = 2000
 INSTANCES = 2
 """Sessions per model; Triton's own setting, to be matched to the cores of the machine that serves."""
 
-_TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16", "uint8": "TYPE_UINT8", "uint16": "TYPE_UINT16"}
 _MODEL = '''"""Serves the bundle beside this file; needs mscsa-deploy in the Python of Triton's python backend."""
 
 import os
@@ -82,17 +81,27 @@ def repository(bundle: Bundle) -> dict[str, Path | bytes]:
         UnsupportedError: No artefact is for a runtime that Triton has a backend of.
     """
     name = model_name(bundle.manifest)
+    found = by_backend(bundle)
+    members = _python_model(bundle, name)
+    for backend, candidate in found.items():
+        members |= _bare_model(bundle, f"{name}_{backend}", backend, candidate)
+    return members
+
+
+def by_backend(bundle: Bundle) -> dict[str, Candidate]:
+    """The preferred way to run the bundle on each backend of Triton that it can run on; never empty.
+
+    Raises:
+        UnsupportedError: There is none.
+    """
     found = {backend: _best(bundle.manifest, backend) for backend in BACKENDS}
-    if not any(found.values()):
+    able = {backend: candidate for backend, candidate in found.items() if candidate is not None}
+    if not able:
         raise UnsupportedError(
             "no artefact of the bundle is for a runtime that Triton has a backend of",
             hint=f"it needs one for {' or '.join(BACKENDS)}; it holds: {contents(bundle.manifest)}",
         )
-    members = _python_model(bundle, name)
-    for backend, candidate in found.items():
-        if candidate is not None:
-            members |= _bare_model(bundle, f"{name}_{backend}", backend, candidate)
-    return members
+    return able
 
 
 def best_for(bundle: Bundle, runtime: str) -> Candidate:
@@ -136,7 +145,6 @@ def _best(manifest: Manifest, runtime: str) -> Candidate | None:
 
 def _bare_model(bundle: Bundle, name: str, backend: str, candidate: Candidate) -> dict[str, Path | bytes]:
     entry = candidate.entry
-    threads = candidate.measured.threads if candidate.measured else 1
     main, *beside = (Path(path) for path in (entry.path, *entry.files))
     fixed = entry.inputs[0].shape[0] > 0
     config: dict[str, Any] = {
@@ -150,7 +158,7 @@ def _bare_model(bundle: Bundle, name: str, backend: str, candidate: Candidate) -
     }
     if not fixed:
         config["dynamic_batching"] = {"max_queue_delay_microseconds": BATCH_DELAY_US}
-    config["parameters"] = _thread_parameters(backend, threads)
+    config["parameters"] = _thread_parameters(backend, candidate.threads)
     warmup, files = _warmup(bundle, name, entry.inputs[0], fixed=fixed)
     config |= warmup
     files |= {f"{name}/1/model{main.suffix}": bundle.file(str(main))}
@@ -208,7 +216,12 @@ def _answer_outputs(manifest: Manifest, entry: ArtifactEntry) -> list[dict[str, 
 
 def _tensor(item: Tensor, *, fixed: bool) -> dict[str, Any]:
     shape: Sequence[int] = item.shape if fixed else item.shape[1:]
-    return {"name": item.name, "data_type": Word(_TYPES[item.dtype]), "dims": list(shape)}
+    return {"name": item.name, "data_type": _data_type(item.dtype), "dims": list(shape)}
+
+
+def _data_type(dtype: str) -> Word:
+    """Triton's name of a NumPy dtype: TYPE_FP32, TYPE_INT64, TYPE_BOOL."""
+    return Word(f"TYPE_{dtype.upper().replace('FLOAT', 'FP')}")
 
 
 def _warmup(bundle: Bundle, name: str, image: Tensor, *, fixed: bool) -> tuple[dict[str, Any], dict[str, Path | bytes]]:
@@ -217,7 +230,7 @@ def _warmup(bundle: Bundle, name: str, image: Tensor, *, fixed: bool) -> tuple[d
     if golden is None:
         return {}, {}
     tensor = np.load(bundle.file(golden.input), allow_pickle=False)
-    data_type = Word(_TYPES[tensor.dtype.name])
+    data_type = _data_type(tensor.dtype.name)
     given = {"data_type": data_type, "dims": list(tensor.shape[0 if fixed else 1 :]), "input_data_file": image.name}
     sample = {"name": "golden", "batch_size": 0 if fixed else 1, "inputs": {"key": image.name, "value": given}}
     return {"model_warmup": sample}, {f"{name}/warmup/{image.name}": tensor.tobytes()}

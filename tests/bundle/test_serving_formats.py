@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -62,8 +63,6 @@ def test_triton_fixed_batch_is_not_batched_and_free_batch_is(bundle, tiny, tmp_p
         [type(item)(name=item.name, dtype=item.dtype, shape=(-1, *item.shape[1:])) for item in items]
         for items in (entry.inputs, entry.outputs)
     ]
-    import msgspec
-
     free = msgspec.structs.replace(entry, inputs=tuple(tensors[0]), outputs=tuple(tensors[1]))
     manifest = msgspec.structs.replace(bundle.manifest, artifacts=(free,))
     text = triton.repository(type(bundle)(bundle.root, manifest))["colors_onnxruntime/config.pbtxt"].decode()
@@ -116,3 +115,25 @@ def test_kserve_manifest_is_an_inference_service(bundle, tmp_path):
     assert model["storageUri"] == "pvc://models/colors/model-repository"
     assert "model-repository/colors_openvino/config.pbtxt" in names(path)
     assert not any(name.startswith("model-repository/colors/") for name in names(path))
+
+
+def test_kserve_counts_a_runtime_that_an_artefact_was_only_measured_on(tiny, tmp_path):
+    from mscsa_deploy.bundle.store import write_bundle
+
+    directory = tmp_path / "b"
+    directory.mkdir()
+    (directory / "model.engine").write_bytes(b"x")
+    measured = tiny.measurement("openvino", 1.0, threads=3)
+    entry = tiny.entry("model.engine", runtimes=("tensorrt",), kind="engine", measurements=(measured,))
+    text = kserve.manifest_text(write_bundle(directory, tiny.manifest_of([entry])))
+    assert 'cpu: "6"' in text
+
+
+@pytest.mark.parametrize(("dtype", "name"), [("int64", "TYPE_INT64"), ("float16", "TYPE_FP16"), ("bool", "TYPE_BOOL")])
+def test_triton_knows_every_dtype_of_an_output(bundle, dtype, name):
+    entry = bundle.manifest.artifacts[0]
+    (output,) = entry.outputs
+    changed = msgspec.structs.replace(entry, outputs=(msgspec.structs.replace(output, dtype=dtype),))
+    manifest = msgspec.structs.replace(bundle.manifest, artifacts=(changed,))
+    text = triton.repository(type(bundle)(bundle.root, manifest))["colors_onnxruntime/config.pbtxt"].decode()
+    assert f"data_type: {name}\n" in text
