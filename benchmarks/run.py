@@ -19,24 +19,24 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Literal
 
 import msgspec
+from comparison import OURS, comparisons, to_markdown
 from stock import INPUT, MAKERS
+from suite import Suite
 
 from mscsa_deploy.core.artifact import Artifact, MadeBy
 from mscsa_deploy.core.config import Config, read_json, read_toml, to_json, to_plain
-from mscsa_deploy.core.environment import Environment, read_environment
-from mscsa_deploy.core.files import cache_root, content_key
-from mscsa_deploy.core.report import Boundary, ModelRecord, Report, Row
+from mscsa_deploy.core.environment import read_environment
+from mscsa_deploy.core.files import cache_root, content_key, output_directory, output_file
+from mscsa_deploy.core.report import ModelRecord, Report, Row
 from mscsa_deploy.core.tensors import TensorSpec
 from mscsa_deploy.errors import unknown_name
 from mscsa_deploy.runtimes import RUNTIMES
 from mscsa_deploy.runtimes.protocol import KINDS, SessionSettings
-from mscsa_deploy.timing.explain import explain
-from mscsa_deploy.timing.plan import Preset, Role, preset
-from mscsa_deploy.timing.rows import ratio_of_files
+from mscsa_deploy.timing.plan import Preset, preset
 from mscsa_deploy.workflow.evaluate import ImageSet
+from mscsa_deploy.workflow.explained import with_explanations
 from mscsa_deploy.workflow.images import open_images
 from mscsa_deploy.workflow.measure import Measurement, measure_variants
 from mscsa_deploy.workflow.prepare import ModelRequest, Prepared, prepare
@@ -44,50 +44,6 @@ from mscsa_deploy.workflow.score import score_variants
 from mscsa_deploy.workflow.variants import Variant
 
 RESULTS = Path(__file__).parent / "results"
-OURS = "this project"
-
-
-class Stock(Config, frozen=True, kw_only=True):
-    """One alternative: how its file is made (a name in `stock.MAKERS`) and on what it runs."""
-
-    name: str
-    make: str
-    runtime: str
-    precision: str = "fp32"
-    role: Role = ""
-    options: dict[str, Any] = msgspec.field(default_factory=dict)
-
-
-class Suite(Config, frozen=True, kw_only=True):
-    """One comparison.
-
-    Args:
-        name: Of the suite and its result.
-        model: Zoo name.
-        random_weights: Seed of random weights; None takes those that ship.
-        task: ``"cls"`` or ``"seg"``.
-        calibration: Images the stock quantizers see.
-        calibration_images: How many of them.
-        evaluation: Images that accuracy is quoted on.
-        evaluation_images: How many of them; None for all.
-        boundaries: What is timed.
-        threads: Compute threads of every row.
-        preset: Fields that replace those of the full preset.
-        stock: The alternatives.
-    """
-
-    name: str
-    model: str
-    random_weights: int | None = None
-    task: Literal["cls", "seg"]
-    calibration: str
-    calibration_images: int
-    evaluation: str
-    evaluation_images: int | None = None
-    boundaries: tuple[Boundary, ...]
-    threads: int = 1
-    preset: dict[str, Any] = msgspec.field(default_factory=dict)
-    stock: tuple[Stock, ...]
 
 
 class Measured(Config, frozen=True, kw_only=True):
@@ -206,33 +162,20 @@ def _measure(
 ) -> Report:
     environment = read_environment()
     images = _images(suite, prepared, suite.evaluation, suite.evaluation_images)
-    samples = work / "samples"
     height, width = prepared.size
     measurement = Measurement(
         group=suite.model, images=images, boundaries=suite.boundaries, preset=plan, profile="", threads=suite.threads,
         explain=suite.boundaries, declared=TensorSpec(INPUT, "float32", (1, 3, height, width)),
     )  # fmt: skip
-    # What was measured is kept until it has been scored, too.
-    measured = work / "measured.json"
-    if resume and measured.is_file():
-        kept = read_json(measured, Measured).rows
-    else:
-        made = measure_variants(
-            variants,
-            measurement,
-            samples_dir=samples,
-            fingerprint=environment.fingerprint(),
-            resume=resume,
-            progress=_tell,
-        )
-        kept = tuple((position, row) for (position, _), row in made.items())
-        measured.write_bytes(to_json(Measured(rows=kept)))
+    found = _measured(variants, measurement, environment.fingerprint(), work=work, resume=resume)
     scores = [score for _, score in score_variants(variants, images, progress=_tell)]
     rows = []
-    for position, row in kept:
+    for (position, _), row in zip(found, with_explanations([row for _, row in found], environment), strict=True):
         score = scores[position]
         metric = None if score is None else score.metric(scores[0])
-        rows.append(msgspec.structs.replace(_explained(row, [row for _, row in kept], environment), metric=metric))
+        # The profile itself, now in words, is too long to keep.
+        details = {name: value for name, value in row.details.items() if name != "op_profile"}
+        rows.append(msgspec.structs.replace(row, metric=metric, details=details))
     return Report(
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         command=shlex.join(["python", "benchmarks/run.py", *map(_shown, sys.argv[1:])]),
@@ -241,19 +184,25 @@ def _measure(
             name=suite.model, task=suite.task, sha256=prepared.source_sha256, input_size=prepared.size,
             classes=prepared.classes, random_weights=prepared.random_weights is not None,
         ),
-        data={"preset": to_plain(plan), "comparisons": _comparisons(rows, samples)},
+        data={"preset": to_plain(plan), "comparisons": comparisons(rows, work / "samples")},
         rows=tuple(rows),
     )  # fmt: skip
 
 
-def _explained(row: Row, rows: list[Row], environment: Environment) -> Row:
-    """`row` with its profile put into words; the profile itself is too long to keep."""
-    plain = next(
-        (r for r in rows if (r.runtime, r.boundary, r.details.get("role")) == (row.runtime, row.boundary, "fp32")), None
+def _measured(
+    variants: list[Variant], measurement: Measurement, fingerprint: str, *, work: Path, resume: bool
+) -> tuple[tuple[int, Row], ...]:
+    """Each row with its variant's position; they are kept until they have been scored, too."""
+    place = work / "measured.json"
+    if resume and place.is_file():
+        return read_json(place, Measured).rows
+    made = measure_variants(
+        variants, measurement, samples_dir=work / "samples", fingerprint=fingerprint, resume=resume, progress=_tell
     )
-    words = explain(row, plain, arch=environment.arch, isa=environment.isa)
-    details = {name: value for name, value in row.details.items() if name != "op_profile"}
-    return msgspec.structs.replace(row, explanation=words, details=details)
+    rows = tuple((position, row) for (position, _), row in made.items())
+    with output_file(place, force=True) as file:
+        file.write_bytes(to_json(Measured(rows=rows)))
+    return rows
 
 
 def _shown(argument: str) -> str:
@@ -262,64 +211,18 @@ def _shown(argument: str) -> str:
     return path.name if path.is_absolute() else argument
 
 
-def _comparisons(rows: list[Row], samples: Path) -> list[dict[str, Any]]:
-    """Every row of this project against every alternative on the same boundary, by blocks of the same round."""
-    found = []
-    for ours in rows:
-        for other in rows:
-            if not ours.recipe.startswith(OURS) or other.recipe.startswith(OURS):
-                continue
-            if ours.boundary != other.boundary or not (ours.samples_file and other.samples_file):
-                continue
-            label = f"{other.recipe} on {other.runtime} ({other.precision})"
-            ratio = ratio_of_files(samples / ours.samples_file, samples / other.samples_file, label=label)
-            found.append(
-                {
-                    "runtime": ours.runtime, "precision": ours.precision, "recipe": ours.recipe,
-                    "boundary": ours.boundary, "faster_than": label, "same_runtime": ours.runtime == other.runtime,
-                    "ratio": ratio.value, "ci95": ratio.ci95, "blocks": ratio.blocks,
-                }
-            )  # fmt: skip
-    return found
-
-
 def _write(suite: Suite, report: Report, work: Path) -> Path:
     versions = sorted({f"{row.runtime}-{row.runtime_version}" for row in report.rows if row.runtime_version})
     device = re.sub(r"[^A-Za-z0-9]+", "-", str(report.environment.get("cpu", "cpu"))).strip("-").lower()
     stem = "__".join([suite.name, device, "+".join(versions)])
     RESULTS.mkdir(exist_ok=True)
     place = RESULTS / f"{stem}.json"
-    place.write_bytes(to_json(report))
-    shutil.copytree(work / "samples", RESULTS / f"{stem}.samples", dirs_exist_ok=True)
-    place.with_suffix(".md").write_text(_table(report))
+    with output_directory(RESULTS / f"{stem}.samples", force=True) as folder:
+        shutil.copytree(work / "samples", folder, dirs_exist_ok=True)
+    place.with_suffix(".md").write_text(to_markdown(report))
+    with output_file(place, force=True) as file:
+        file.write_bytes(to_json(report))
     return place
-
-
-def _table(report: Report) -> str:
-    head = "| boundary | runtime | precision | made by | p50 ms | 95 % | p90 ms | CV | mIoU | peak MiB | executed |"
-    lines = [f"`{report.command}`, {report.created}", "", head, "|" + "---|" * 11]
-    for row in sorted(report.rows, key=lambda r: (r.boundary, r.runtime, r.precision)):
-        if row.latency_ms is None:
-            lines.append(
-                f"| {row.boundary} | {row.runtime} | {row.precision} | {row.recipe} | {row.status}: {row.reason} |"
-            )
-            continue
-        latency, low, high = row.latency_ms, *row.latency_ms.ci95
-        mark = "" if row.stable else " (unstable)"
-        p90 = "" if latency.p90 is None else f"{latency.p90:.2f}"
-        metric = "" if row.metric is None else f"{row.metric.value:.2f}"
-        memory = "" if row.peak_rss_bytes is None else f"{row.peak_rss_bytes >> 20}"
-        lines.append(
-            f"| {row.boundary} | {row.runtime} | {row.precision} | {row.recipe} | {latency.p50:.2f}{mark} "
-            f"| {low:.2f}-{high:.2f} | {p90} | {latency.cv:.2f} | {metric} | {memory} | {row.executed_precision} |"
-        )
-    lines += ["", "| ours | faster than | boundary | ratio | 95 % |", "|---|---|---|---|---|"]
-    for entry in report.data["comparisons"]:
-        lines.append(
-            f"| {entry['runtime']} {entry['precision']} | {entry['faster_than']} | {entry['boundary']} "
-            f"| {entry['ratio']:.2f} | {entry['ci95'][0]:.2f}-{entry['ci95'][1]:.2f} |"
-        )
-    return "\n".join(lines) + "\n"
 
 
 def _tell(done: int, total: int, label: str) -> None:
