@@ -26,19 +26,19 @@ def shipped_folder(folder: str) -> Path:
     )
 
 
-def shipped_file(folder: str, name: str, *, suffix: str = ".toml") -> Path:
-    """The shipped file `name` (with or without `suffix`) of `folder`.
+def shipped_file(folder: str, name: str) -> Path:
+    """The shipped TOML file `name` (with or without its suffix) of `folder`.
 
     Raises:
         UserError: There is none of that name; the nearest one is offered.
     """
-    names = shipped_names(folder, suffix=suffix)
-    bare = name.removesuffix(suffix)
+    names = shipped_names(folder)
+    bare = name.removesuffix(".toml")
     if bare not in names:
         raise unknown_name(FOLDERS[folder], bare, names)
-    return shipped_folder(folder) / f"{bare}{suffix}"
+    return shipped_folder(folder) / f"{bare}.toml"
 
 
-def shipped_names(folder: str, *, suffix: str = ".toml") -> tuple[str, ...]:
-    """Bare names of the shipped files in `folder`, sorted."""
-    return tuple(sorted(path.name.removesuffix(suffix) for path in shipped_folder(folder).glob(f"*{suffix}")))
+def shipped_names(folder: str) -> tuple[str, ...]:
+    """Names of the shipped TOML files in `folder` without their suffix, sorted."""
+    return tuple(sorted(path.name.removesuffix(".toml") for path in shipped_folder(folder).glob("*.toml")))
