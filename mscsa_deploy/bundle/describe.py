@@ -34,7 +34,7 @@ def readme(manifest: Manifest) -> str:
             f"# {manifest.model.name} ({_task(manifest)})",
             "",
             *_warnings(manifest),
-            *_use(),
+            *_use(manifest),
             *_input(manifest),
             *_output(manifest),
             *_artifacts(manifest),
@@ -56,12 +56,13 @@ def _warnings(manifest: Manifest) -> list[str]:
     return ["**Random weights: this model was never trained. Its speed is real, its answers mean nothing.**", ""]
 
 
-def _use() -> list[str]:
+def _use(manifest: Manifest) -> list[str]:
+    runtime = manifest.recommended.runtime if manifest.recommended else "onnxruntime"
     return [
         "## Use it from Python",
         "",
         "```sh",
-        "pip install 'mscsa-deploy[onnxruntime]'",
+        f"pip install 'mscsa-deploy[{runtime}]'",
         "```",
         "",
         "```python",
@@ -177,5 +178,6 @@ def _check(manifest: Manifest) -> list[str]:
 
 
 def _license(manifest: Manifest) -> list[str]:
+    terms = manifest.license or "Not stated by whoever made this bundle"
     card = f" See `{manifest.model_card}`." if manifest.model_card else ""
-    return ["## License", "", f"{manifest.license or 'Not stated by whoever made this bundle.'}{card}", ""]
+    return ["## License", "", f"{terms.removesuffix('.')}.{card}", ""]

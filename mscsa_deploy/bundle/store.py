@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -146,4 +147,6 @@ def _read_zip(path: Path) -> Bundle:
             manifest = read_manifest(place / MANIFEST_NAME)
             verify(place, manifest)
             return Bundle(place, manifest)
+        # What is damaged was unpacked here before, by us.
+        shutil.rmtree(place, ignore_errors=True)
     return Bundle(place, unpack(path, place, force=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import signal
 import sys
 import tempfile
 import traceback
@@ -13,17 +14,32 @@ from typing import NoReturn
 import click
 
 from mscsa_deploy.cli.app import app
-from mscsa_deploy.core.files import CACHE_VARIABLE
-from mscsa_deploy.errors import DeployError, StageError
+from mscsa_deploy.cli.streams import make_patient
+from mscsa_deploy.core.files import CACHE_VARIABLE, NO_ROOM
+from mscsa_deploy.errors import DeployError, StageError, UnsupportedError, UserError
 
 INTERRUPTED = 130
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+TERMINATED = 143
+PACKAGES = "pip install 'mscsa-deploy[all]'"
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
+STOPPED = "finished work is kept and a rerun goes on from it\n"
 ROOM = f"free some space and rerun; {CACHE_VARIABLE} moves what is kept between runs"
 
 
 def main() -> NoReturn:
     """Run the command line of this process and exit."""
+    make_patient()
+    # As Ctrl-C does, it ends what was started and clears away what is half done; `serve` has its own way.
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(run(sys.argv[1:]))
+
+
+class _Terminated(BaseException):
+    """Somebody asked this process to end."""
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise _Terminated
 
 
 def run(arguments: list[str]) -> int:  # noqa: PLR0911 - one return per kind of ending
@@ -38,18 +54,31 @@ def run(arguments: list[str]) -> int:  # noqa: PLR0911 - one return per kind of 
     except click.ClickException as error:
         return _tell("user", error.format_message().rstrip("."), "", 2, as_json=as_json)
     except (KeyboardInterrupt, click.Abort):
-        sys.stderr.write("interrupted; finished work is kept and a rerun goes on from it\n")
+        sys.stderr.write(f"interrupted; {STOPPED}")
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`): nothing is wrong and nobody is left to tell.
-        sys.stderr.close()
-        return 0
+    except _Terminated:
+        sys.stderr.write(f"terminated; {STOPPED}")
+        return TERMINATED
     except Exception as error:  # noqa: BLE001 - the process edge: anything unforeseen is a bug of ours
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            full = StageError("write", str(error.filename or "the disk"), error.strerror or str(error), hint=ROOM)
-            return _tell(full.kind, full.message, full.hint, full.exit_code, as_json=as_json)
-        return _tell_bug(error, as_json=as_json)
+        known = _of_the_system(error)
+        if known is None:
+            return _tell_bug(error, as_json=as_json)
+        return _tell(known.kind, known.message, known.hint, known.exit_code, as_json=as_json)
     return code if isinstance(code, int) else 0
+
+
+def _of_the_system(error: Exception) -> DeployError | None:
+    """What a refusal of the operating system, or a missing package, means; None if it tells of a bug of ours."""
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] != "mscsa_deploy":
+        return UnsupportedError(f"this needs the package '{error.name}', which is not installed", hint=PACKAGES)
+    if not isinstance(error, OSError):
+        return None
+    reason = error.strerror or str(error)
+    if error.errno in NO_ROOM:
+        return StageError("write", str(error.filename or "the disk"), reason, hint=ROOM)
+    if error.errno in NOT_ALLOWED and error.filename:
+        return UserError(f"cannot open '{error.filename}': {reason}", hint="check the path and its permissions")
+    return None
 
 
 def _usage_hint(error: click.UsageError) -> str:

@@ -11,7 +11,7 @@ from mscsa_deploy.cli.options import NAMES, OUTPUT_DIRECTORY, preset_option, sub
 from mscsa_deploy.cli.terminal import Terminal, command_line, common_options
 
 
-@click.command("benchmark")
+@click.command("benchmark", epilog="Example: mscsa-deploy benchmark demo-out --runtime openvino --rate 30 -o measured")
 @click.argument("models", nargs=-1, required=True)
 @click.option("--runtime", "runtimes", type=NAMES, help="Runtimes to measure (default: the device profile's).")
 @click.option("--precision", "precisions", type=NAMES, help="Of fp32, fp16, bf16, int8 (default: all there are).")
@@ -49,7 +49,7 @@ def command(terminal: Terminal, out: Path | None, *, force: bool, **settings: An
     terminal.show(render(report))
     for row in report.rows:
         for line in row.explanation:
-            terminal.show(f"{row.runtime} {row.precision}: {line}")
+            terminal.say(f"{row.runtime} {row.precision}: {line}")
     if out is not None:
-        terminal.show(f"report: {out / 'report.html'}")
+        terminal.say(f"report: {out / 'report.html'}")
     return code

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _STYLES = {"regression": "bold red", "worse": "yellow", "better": "green"}
 
 
-@click.command("compare")
+@click.command("compare", epilog="Example: mscsa-deploy compare earlier measured --max-regress p90=5%")
 @click.argument("old", type=INPUT_FILE, metavar="OLD.json")
 @click.argument("new", type=INPUT_FILE, metavar="NEW.json")
 @click.option(

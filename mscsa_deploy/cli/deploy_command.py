@@ -7,11 +7,18 @@ from typing import Any
 
 import click
 
-from mscsa_deploy.cli.options import NAMES, checkpoint_options, max_drop_option, output_options, resume_option
+from mscsa_deploy.cli.options import (
+    NAMES,
+    checkpoint_options,
+    max_drop_option,
+    output_options,
+    preset_option,
+    resume_option,
+)
 from mscsa_deploy.cli.terminal import Terminal, command_line, common_options
 
 
-@click.command("deploy")
+@click.command("deploy", epilog="Example: mscsa-deploy deploy topformer_t_mscsa.seg --preset smoke -o out")
 @click.argument("model")
 @checkpoint_options
 @click.option("--calibration", default="calibration", show_default=True, help="Images that INT8 ranges come from.")
@@ -22,9 +29,7 @@ from mscsa_deploy.cli.terminal import Terminal, command_line, common_options
 @click.option("--runtime", "runtimes", type=NAMES, help="Runtimes to deploy for (default: the device profile's).")
 @click.option("--device", metavar="PROFILE", help="Device profile (default: this machine's).")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads per session (default: the profile's).")
-@click.option(
-    "--preset", type=click.Choice(["smoke", "quick", "full"]), default="quick", show_default=True, help="Timing."
-)
+@preset_option
 @max_drop_option
 @click.option("--require-int8", is_flag=True, help="Fail unless an INT8 artefact is within budget and faster.")
 @click.option(
@@ -51,7 +56,7 @@ def command(terminal: Terminal, out: Path, *, force: bool, dry_run: bool, **sett
     if dry_run:
         plan = make_plan(request)
         terminal.document({"profile": plan.profile.name, "runtimes": plan.runtimes, "recipes": plan.recipes})
-        terminal.show(
+        terminal.say(
             f"profile {plan.profile.name}: {plan.why_profile}",
             f"runtimes: {', '.join(plan.runtimes)}",
             *(f"INT8 for {name}: recipe {' and '.join(recipes)}" for name, recipes in plan.recipes.items()),
@@ -63,5 +68,6 @@ def command(terminal: Terminal, out: Path, *, force: bool, dry_run: bool, **sett
     terminal.document(finished.report)
     from mscsa_deploy.reporting.console import render
 
-    terminal.show(render(finished.report), f"report: {out / 'report.html'}")
+    terminal.show(render(finished.report))
+    terminal.say(f"report: {out / 'report.html'}")
     return finished.exit_code

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mscsa_deploy.workflow.export import ExportOutcome
 
 
-@click.command("export")
+@click.command("export", epilog="Example: mscsa-deploy export topformer_t_mscsa.seg --output classmap -o exported")
 @click.argument("model")
 @checkpoint_options
 @click.option("--batch", type=BATCH, help="A fixed batch (default 1), or 'dynamic'.")
@@ -58,7 +58,7 @@ def command(terminal: Terminal, out: Path, *, force: bool, **settings: Any) -> N
     with terminal.progress() as progress:
         outcome = run_export(ExportRequest(**settings), out, force=force, progress=progress)
     terminal.document(outcome)
-    terminal.show(*_lines(outcome, out))
+    terminal.say(*_lines(outcome, out))
 
 
 def _lines(outcome: ExportOutcome, out: Path) -> list[str]:
@@ -88,7 +88,7 @@ def _tail_lines(tail: Tail | None) -> list[str]:
         f"tail {tail.form} ({tail.why})",
         *([f"  from picture to class map, ms: {measured}"] if measured else []),
         *(
-            f"\\[✓] {check.runtime} against upsampling and argmax: {check.different} of {check.pixels} pixels differ"
+            f"[✓] {check.runtime} against upsampling and argmax: {check.different} of {check.pixels} pixels differ"
             f"{', all of them near-ties' if check.different else ''}, {check.images} images"
             for check in tail.checks
         ),
@@ -100,5 +100,5 @@ def _check_line(check: Check) -> str:
     agreement = f"argmax agreement {numbers.argmax_agreement:.3f} %" if numbers.argmax_agreement is not None else ""
     error = f"max error {numbers.max_abs_over_range:.1e} of range, " if numbers.max_abs_over_range is not None else ""
     return (
-        f"\\[✓] {check.runtime} ({check.executed_precision}) against PyTorch: {error}{agreement}, {check.images} images"
+        f"[✓] {check.runtime} ({check.executed_precision}) against PyTorch: {error}{agreement}, {check.images} images"
     )

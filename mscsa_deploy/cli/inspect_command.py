@@ -19,7 +19,7 @@ MOST_LABELS = 12
 MOST_OPS = 16
 
 
-@click.command("inspect")
+@click.command("inspect", epilog="Example: mscsa-deploy inspect demo-out")
 @click.argument("path", type=INPUT_FILE)
 @common_options
 def command(terminal: Terminal, path: Path) -> None:

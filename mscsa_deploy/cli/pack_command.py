@@ -10,7 +10,7 @@ from mscsa_deploy.cli.options import INPUT_FILE
 from mscsa_deploy.cli.terminal import Terminal, common_options
 
 
-@click.command("pack")
+@click.command("pack", epilog="Example: mscsa-deploy pack demo-out -o model.zip")
 @click.argument("directory", type=INPUT_FILE, metavar="DIR")
 @click.option("-o", "--output", "out", type=INPUT_FILE, required=True, metavar="FILE.zip", help="The file to write.")
 @click.option(
@@ -32,4 +32,4 @@ def command(terminal: Terminal, directory: Path, out: Path, *, kind: str, force:
 
     packed = run_pack(directory, out, kind=kind, force=force)
     terminal.document(packed)
-    terminal.show(f"wrote {packed.path} ({packed.size_bytes / 1e6:.1f} MB, {kind}), sha256 {packed.sha256}")
+    terminal.say(f"wrote {packed.path} ({packed.size_bytes / 1e6:.1f} MB, {kind}), sha256 {packed.sha256}")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MOST_TABLES = 8
 
 
-@click.command("predict")
+@click.command("predict", epilog="Example: mscsa-deploy predict demo-out photo.jpg -o answers")
 @click.argument("bundle", type=INPUT_FILE)
 @click.argument("images", type=INPUT_FILE, nargs=-1, required=True, metavar="IMAGE...")
 @click.option("-o", "--output-dir", "out", type=OUTPUT_DIRECTORY, help="Where overlay pictures and answers go.")

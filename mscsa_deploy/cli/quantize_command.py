@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 COLUMNS = (("latency_ms", ".2f"), ("speedup_vs_best_float", ".2f"), ("value", ".2f"), ("drop", "+.2f"))
 
 
-@click.command("quantize")
+@click.command(
+    "quantize", epilog="Example: mscsa-deploy quantize exported/model.onnx --for openvino --max-drop 0.5 -o int8"
+)
 @click.argument("model")
 @runtime_option
 @click.option("--calibration", default="calibration", show_default=True, help="Images that ranges come from.")
@@ -50,8 +52,8 @@ def command(terminal: Terminal, out: Path, *, force: bool, **settings: Any) -> i
     lines += [f"  {text}" for text in outcome.left_float[:10]]
     more = len(outcome.left_float) - 10
     lines += [f"  and {more} more, see {out / 'quantize.json'}"] if more > 0 else []
-    terminal.show(*(lines if outcome.artifact else ()), outcome.verdict)
-    terminal.show(f"wrote {out / outcome.artifact}" if outcome.artifact else f"no INT8 file; report: {out}")
+    terminal.say(*(lines if outcome.artifact else ()), outcome.verdict)
+    terminal.say(f"wrote {out / outcome.artifact}" if outcome.artifact else f"no INT8 file; report: {out}")
     return code
 
 

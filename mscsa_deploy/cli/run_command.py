@@ -10,7 +10,7 @@ from mscsa_deploy.cli.options import INPUT_FILE, OUTPUT_DIRECTORY, resume_option
 from mscsa_deploy.cli.terminal import Terminal, command_line, common_options
 
 
-@click.command("run")
+@click.command("run", epilog="Example: mscsa-deploy run demo-out/resolved.toml -o again")
 @click.argument("path", type=INPUT_FILE, metavar="RESOLVED.toml")
 @click.option(
     "-o", "--output-dir", "out", type=OUTPUT_DIRECTORY, help="Where the result goes (default: NAME-again beside it)."
@@ -38,7 +38,8 @@ def command(terminal: Terminal, path: Path, out: Path | None, *, force: bool) ->
     terminal.document(finished.report)
     from mscsa_deploy.reporting.console import render
 
-    terminal.show(render(finished.report), f"report: {place / 'report.html'}")
+    terminal.show(render(finished.report))
+    terminal.say(f"report: {place / 'report.html'}")
     return finished.exit_code
 
 

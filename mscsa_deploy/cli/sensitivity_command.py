@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 SHOWN = 20
 
 
-@click.command("sensitivity")
+@click.command("sensitivity", epilog="Example: mscsa-deploy sensitivity exported/model.onnx --for onnxruntime")
 @click.argument("model")
 @runtime_option
 @click.option("--by", type=click.Choice(["block", "node"]), default="block", show_default=True, help="What is ranked.")
 @click.option("--calibration", default="calibration", show_default=True, help="Images that ranges come from.")
 @click.option("--validation", help="Images to compare on (default: those of --calibration).")
-@click.option("--images", type=click.IntRange(min=1), default=4, show_default=True, help="Compare on so many.")
+@click.option(
+    "--max-images", "images", type=click.IntRange(min=1), default=4, show_default=True, help="Compare on so many."
+)
 @click.option("--recipe", metavar="NAME|FILE", help="Calibration recipe (default: the device profile's).")
 @subject_options
 @click.option("-o", "--output-dir", "out", type=OUTPUT_DIRECTORY, help="Keep the ranking and its plot here.")
@@ -42,7 +44,7 @@ def command(terminal: Terminal, out: Path | None, *, force: bool, **settings: An
     terminal.document(report)
     terminal.show(_table(report))
     if out is not None:
-        terminal.show(f"all {len(report.units)} and a plot: {out}")
+        terminal.say(f"all {len(report.units)} and a plot: {out}")
 
 
 def _table(report: SensitivityReport) -> Table:

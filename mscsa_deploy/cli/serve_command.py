@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MEBIBYTE = 1 << 20
 
 
-@click.command("serve")
+@click.command("serve", epilog="Example: mscsa-deploy serve demo-out --port 8000")
 @click.argument("bundles", nargs=-1, required=True, metavar="[NAME[:VERSION]=]BUNDLE...")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
@@ -91,7 +91,7 @@ def command(terminal: Terminal, bundles: tuple[str, ...], **settings: Any) -> No
 
 def _announce(terminal: Terminal, serving: Serving) -> None:
     terminal.document(serving)
-    terminal.show(
+    terminal.say(
         *(f"{name} version {version}: {what}" for name, version, what in serving.models),
         f"serving on {serving.url} (Ctrl-C stops)",
     )

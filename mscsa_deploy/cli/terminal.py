@@ -73,7 +73,14 @@ class Terminal:
             return
         console = self.console()
         for renderable in renderables:
-            console.print(renderable)
+            # A path in a sentence stays in one piece for whoever reads it with a program.
+            console.print(renderable, soft_wrap=isinstance(renderable, str) and not console.is_terminal)
+
+    def say(self, *texts: str) -> None:
+        """Print for people what is not markup: brackets in it, as in a file's name, are brackets."""
+        from rich.markup import escape
+
+        self.show(*map(escape, texts))
 
     def note(self, text: str) -> None:
         """A remark on stderr, unless quiet."""

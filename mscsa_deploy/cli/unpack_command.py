@@ -10,7 +10,7 @@ from mscsa_deploy.cli.options import INPUT_FILE, output_options
 from mscsa_deploy.cli.terminal import Terminal, common_options
 
 
-@click.command("unpack")
+@click.command("unpack", epilog="Example: mscsa-deploy unpack model.zip -o bundle")
 @click.argument("path", type=INPUT_FILE, metavar="FILE.zip")
 @output_options
 @common_options
@@ -23,6 +23,4 @@ def command(terminal: Terminal, path: Path, out: Path, *, force: bool) -> None:
 
     unpacked = run_unpack(path, out, force=force)
     terminal.document(unpacked)
-    terminal.show(
-        f"{unpacked.model} ({unpacked.task}): {unpacked.files} files with the hashes of the manifest in {out}"
-    )
+    terminal.say(f"{unpacked.model} ({unpacked.task}): {unpacked.files} files with the hashes of the manifest in {out}")

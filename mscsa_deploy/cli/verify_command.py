@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from mscsa_deploy.workflow.verify_records import VerifyOutcome
 
 
-@click.command("verify")
+@click.command(
+    "verify", epilog="Example: mscsa-deploy verify exported/model.onnx int8/model.int8.onnx --images data/val"
+)
 @click.argument("reference")
 @click.argument("candidates", nargs=-1, required=True, metavar="CANDIDATE...")
 @click.option("--images", required=True, metavar="DIR|LIST", help="What they are run on; labels are used if there.")

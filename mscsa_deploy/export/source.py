@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mscsa_deploy.core.files import MANIFEST
 from mscsa_deploy.core.shipped import shipped_names
 from mscsa_deploy.core.vocabulary import TASKS, Task
 from mscsa_deploy.errors import UserError, unknown_name
 from mscsa_deploy.export.recipe import FOLDER, ExportRecipe, read_recipe, recipe_for, recipe_path, weights_path
 from mscsa_deploy.models.spec import MODEL_NAMES, model_spec
 
-MANIFEST = "manifest.json"
 _CHECKPOINTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from mscsa_deploy.core.files import sha256_file
+from mscsa_deploy.core.files import MANIFEST, sha256_file
 from mscsa_deploy.core.report import Record
 from mscsa_deploy.errors import UnsupportedError, UserError
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from mscsa_deploy.core.tensors import TensorSpec
 
-MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 _WANTED = "a bundle directory, a bundle zip or an ONNX file"
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import resource
+import shlex
+import signal
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -95,6 +99,15 @@ def test_help_lists_every_command_in_the_order_of_the_work(cli):
     outcome = cli("--help")
     places = [outcome.out.index(f"\n  {name} ") for name in COMMANDS]
     assert places == sorted(places)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_example_in_the_help_of_a_command_is_one(name):
+    command = app.get_command(click.Context(app), name)
+    if any(isinstance(parameter, click.Argument) for parameter in command.params):
+        tool, first, *rest = shlex.split(command.epilog.removeprefix("Example: "))
+        assert (tool, first) == ("mscsa-deploy", name)
+        command.make_context(name, rest)
 
 
 @pytest.mark.parametrize("name", [None, *COMMANDS])
@@ -207,6 +220,109 @@ def test_a_full_disk_is_no_bug(cli, monkeypatch):
     assert outcome.json["error"]["kind"] == "stage"
     assert "/cache/inputs.npz" in outcome.json["error"]["message"]
     assert "MSCSA_DEPLOY_CACHE" in outcome.json["error"]["hint"]
+
+
+def test_what_may_not_be_opened_is_no_bug(cli, monkeypatch):
+    def fail(*args):
+        raise PermissionError(errno.EACCES, "Permission denied", "/root/weights.pth")
+
+    monkeypatch.setattr("mscsa_deploy.workflow.doctor.diagnose", fail)
+    outcome = cli("doctor")
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: cannot open '/root/weights.pth': Permission denied; ")
+
+
+def test_a_missing_package_is_no_bug(cli, monkeypatch):
+    def fail(*args):
+        import_module("no_such_library.part")
+
+    monkeypatch.setattr("mscsa_deploy.workflow.doctor.diagnose", fail)
+    outcome = cli("doctor")
+    assert outcome.code == 3
+    assert "'no_such_library', which is not installed; pip install 'mscsa-deploy[all]'" in outcome.err
+
+
+def test_a_name_too_long_for_the_system_is_no_bug(cli):
+    outcome = cli("inspect", "x" * 5000)
+    assert outcome.code == 2
+    assert "File name too long" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        pytest.param(["--help"], 0, id="help"),
+        pytest.param(["inspect", "nowhere", "--json"], 2, id="document of an error"),
+        pytest.param(["inspect", "bundle"], 0, id="table"),
+    ],
+)
+def test_a_reader_who_went_away_spoils_no_exit_code(make, tmp_path, arguments, code):
+    make.bundle(tmp_path / "bundle")
+    # As `| head -1` does, only surely: nobody reads from the beginning.
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as stdout:
+        done = subprocess.run(
+            [sys.executable, "-m", "mscsa_deploy", *arguments],
+            cwd=tmp_path,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == code
+    assert "BrokenPipe" not in done.stderr
+
+
+def test_a_letter_that_the_encoding_lacks_spoils_nothing(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "mscsa_deploy", "inspect", b"caf\xe9\xff", "--json"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "caf" in json.loads(done.stdout)["error"]["message"]
+    assert b"Traceback" not in done.stderr
+
+
+WAITING = """
+import sys, time
+from pathlib import Path
+import mscsa_deploy.workflow.doctor as doctor
+from mscsa_deploy.cli import main
+from mscsa_deploy.core.files import output_directory
+
+def wait(progress):
+    with output_directory(place):
+        print("begun", flush=True)
+        time.sleep(60)
+
+place = Path(sys.argv.pop())
+doctor.diagnose = wait
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+    ids=["Ctrl-C", "SIGTERM"],
+)
+def test_a_command_that_is_stopped_leaves_nothing_half_done(tmp_path, number, code, word):
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITING, "doctor", tmp_path / "out"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert said.strip() == f"{word}; finished work is kept and a rerun goes on from it"
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, click.Abort])

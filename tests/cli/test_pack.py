@@ -26,6 +26,13 @@ def test_there_and_back_again(cli, bundle, tmp_path):
     assert {path.relative_to(again): path.read_bytes() for path in again.rglob("*") if path.is_file()} == files
 
 
+def test_a_place_is_told_as_it_is_called_and_in_one_piece(cli, bundle, tmp_path):
+    place = tmp_path / ("Büro [red] " + "long " * 30) / "a.zip"
+    assert f"wrote {place} (" in cli("pack", bundle, "-o", place).out
+    unpacked = place.parent / "[/bold]"
+    assert cli("unpack", place, "-o", unpacked).out.rstrip().endswith(str(unpacked))
+
+
 def test_equal_bundles_give_equal_files(cli, bundle, tmp_path):
     first = cli("pack", bundle, "-o", tmp_path / "a.zip", "--json").json["sha256"]
     assert cli("pack", bundle, "-o", tmp_path / "b.zip", "--json").json["sha256"] == first

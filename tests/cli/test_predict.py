@@ -126,6 +126,7 @@ def test_nothing_is_overwritten_without_force(cli, bundle, picture, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("precious")
+    (out / "manifest.json").write_text('{"made_by": "mscsa-deploy"}')
     outcome = cli("predict", bundle, picture, "-o", out)
     assert outcome.code == 2
     assert "--force" in outcome.err

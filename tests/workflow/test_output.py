@@ -40,8 +40,8 @@ def test_nothing_is_left_when_the_work_fails(tmp_path):
 
 
 def test_what_stood_there_stays_when_the_work_fails(tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old.txt").write_text("old")
+    with write_output(tmp_path / "out") as work:
+        (work / "old.txt").write_text("old")
     with pytest.raises(UserError, match="stop"):
         fail_inside(tmp_path / "out", force=True)
     assert [path.name for path in tmp_path.rglob("*.txt")] == ["old.txt"]
