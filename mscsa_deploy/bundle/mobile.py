@@ -19,15 +19,20 @@ from typing import Final, Literal
 import msgspec
 import numpy as np
 
-from mscsa_deploy.core.report import MobileVerdict
+from mscsa_deploy.core.report import MadeFor, MobileVerdict
 from mscsa_deploy.core.tensors import Array
 from mscsa_deploy.errors import StageError, UnsupportedError
 
 UNCHECKED = ("XNNPACK", "QNN")
 """Execution providers of phones on which ONNX Runtime's checker says nothing."""
 
-# Optimized now, for ARM. The other style, optimized in part on the phone, changes the numbers of INT8 models.
-_SWITCHES: Final = ("--optimization_style", "Fixed", "--target_platform", "arm", "--enable_type_reduction")
+MOST_OVER_RANGE = 1e-4
+"""How far, as a share of the range, answers may be from those of the FP32 file that a rewritten one was made from."""
+
+# Optimized now, for ARM, into operators that only processors have; or no further than every provider understands, which
+# changes the numbers of INT8 models.
+_STYLES: Final = {"processor": "Fixed", "accelerators": "Runtime"}
+_SWITCHES: Final = ("--target_platform", "arm", "--enable_type_reduction")
 _NOT_ON_ARM = ("NchwcTransformer",)
 """Optimizations that ONNX Runtime does on x86 only, and which add the same numbers up in another order."""
 
@@ -37,7 +42,10 @@ _NODES = re.compile(r"(\d+) partitions? with a total of (\d+)/(\d+) nodes")
 _SIZES = re.compile(r"Partition sizes: \[([\d, ]*)\]")
 _BLOCKERS = re.compile(r"Unsupported ops: (.+)")
 _DYNAMIC = re.compile(r"Unsupported nodes due to input having a dynamic shape=(\d+)")
-_ADVICE = re.compile(r"^INFO:\s+(\S.*? is (?:not )?(?:recommended|suited|expected|considered).*)$", re.MULTILINE)
+_ADVICE = re.compile(
+    r"^INFO:[ \t]+(\S.*? (?:is not recommended|can be considered|(?:should|may|will probably not) work) .*)$",
+    re.MULTILINE,
+)
 _VERDICT = re.compile(r"should perform well with .+ as is: (YES|MAYBE|NO)")
 
 
@@ -49,8 +57,8 @@ class OrtFile:
         path: The .ort file.
         operators: The operators and types it needs, for a reduced build of ONNX Runtime.
         size_bytes: Of the .ort file.
-        max_abs_over_range: Largest difference to the ONNX file with the optimizations of this machine, over the
-            range of its output; 0 where they add up in the same order.
+        max_abs_over_range: Largest difference to the ONNX file with the optimizations of this machine, or to the one
+            that it was rewritten from, over the range of its output; 0 where they add up in the same order.
     """
 
     path: Path
@@ -66,7 +74,15 @@ def need_tools() -> None:
             raise UnsupportedError(f"mobile formats need the package {name}", hint=f"pip install {name}")
 
 
-def convert_to_ort(model: Path, directory: Path, feed: Mapping[str, Array], *, name: str = "") -> OrtFile:
+def convert_to_ort(
+    model: Path,
+    directory: Path,
+    feed: Mapping[str, Array],
+    *,
+    name: str = "",
+    made_for: MadeFor = "processor",
+    origin: Path | None = None,
+) -> OrtFile:
     """Write ``NAME.ort`` and its operators file into `directory`, and compare it with `model`.
 
     Args:
@@ -74,10 +90,13 @@ def convert_to_ort(model: Path, directory: Path, feed: Mapping[str, Array], *, n
         directory: Where the two files go.
         feed: An input to compare the outputs on.
         name: Of the files, without suffix; the model's if empty.
+        made_for: Who shall run it, which decides how far it is optimized.
+        origin: The ONNX file that `model` was rewritten from, if it was.
 
     Raises:
         UnsupportedError: onnxruntime or onnx is not installed.
-        StageError: ONNX Runtime's converter failed, or what it made answers otherwise than `model`.
+        StageError: ONNX Runtime's converter failed, or what it made answers otherwise than `model`, or is further than
+            `MOST_OVER_RANGE` from `origin`.
     """
     need_tools()
     directory.mkdir(parents=True, exist_ok=True)
@@ -85,18 +104,24 @@ def convert_to_ort(model: Path, directory: Path, feed: Mapping[str, Array], *, n
     with tempfile.TemporaryDirectory(dir=directory) as work:
         source, made = Path(work) / f"{name}.onnx", Path(work) / "made"
         source.symlink_to(model.resolve())
-        _run_tool("convert_onnx_models_to_ort", str(source), "--output_dir", str(made), *_SWITCHES, subject=model)
+        switches = ("--output_dir", str(made), "--optimization_style", _STYLES[made_for], *_SWITCHES)
+        _run_tool("convert_onnx_models_to_ort", str(source), *switches, subject=model)
         found, needed = sorted(made.glob("*.ort")), sorted(made.glob("*.config"))
         if not found or not needed:
             raise StageError("conversion to .ort", str(model), "the converter left out a file")
-        answer, expected = _answer(found[0], feed), _answer(model, feed, without=_NOT_ON_ARM)
+        answer = _answer(found[0], feed)
+        basic = made_for == "accelerators"
+        expected = _answer(model, feed, without=() if basic else _NOT_ON_ARM, basic=basic)
         if not np.array_equal(answer, expected):
             reason = f"its answer differs from that of the ONNX file by {np.abs(answer - expected).max():.1e}"
             raise StageError("conversion to .ort", str(model), reason)
+        usual = _answer(origin or model, feed)
+        difference = float(np.abs(answer - usual).max()) / (float(np.ptp(usual)) or 1.0)
+        if origin is not None and not difference <= MOST_OVER_RANGE:
+            reason = f"it is {difference:.1e} of the range away from '{origin.name}'"
+            raise StageError("conversion to .ort", str(model), reason)
         path = found[0].replace(directory / f"{name}.ort")
         operators = needed[0].replace(directory / f"{name}.required_operators_and_types.config")
-    usual = _answer(model, feed)
-    difference = float(np.abs(answer - usual).max()) / (float(np.ptp(usual)) or 1.0)
     return OrtFile(path, operators, path.stat().st_size, difference)
 
 
@@ -165,13 +190,15 @@ def _run_tool(name: str, *arguments: str, subject: Path) -> str:
     return done.stdout + done.stderr
 
 
-def _answer(path: Path, feed: Mapping[str, Array], *, without: Sequence[str] = ()) -> Array:
-    """The first output for `feed`, as float64; `without` some of ONNX Runtime's optimizations."""
+def _answer(path: Path, feed: Mapping[str, Array], *, without: Sequence[str] = (), basic: bool = False) -> Array:
+    """The first output for `feed`, as float64; `without` some of ONNX Runtime's optimizations, or with `basic` ones."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
+    if basic:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     # The runtime's adapter loads what bundles hold, and .ort files are made from a bundle, not in it.
     session = onnxruntime.InferenceSession(
         str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(without)

@@ -256,24 +256,30 @@ class MobileVerdict(Record, frozen=True, kw_only=True):
     advice: str = ""
 
 
+MadeFor = Literal["processor", "accelerators"]
+
+
 class MobileModel(Record, frozen=True, kw_only=True):
     """One artefact in ONNX Runtime's own format, and who on a phone could run it.
 
     Args:
         artifact: The ONNX file of the bundle that it was made from.
         precision: Of that file.
+        made_for: ``accelerators`` where it was rewritten with operators that they have, and its verdicts tell of that
+            graph; ``processor`` where it was optimized for ARM, and its verdicts tell of the ONNX file.
         status: ``failed`` if it could not be made, or does not answer as the ONNX file does.
         reason: Why it failed.
         path: The .ort file inside the bundle.
         operators: The file beside it that lists operators and types, for a reduced build of ONNX Runtime.
         size_bytes: Of the .ort file.
         max_abs_over_range: Largest difference to the ONNX file as this machine runs it, over the output's range;
-            with the optimizations of the .ort file, the ONNX file gives the same bits.
+            with the optimizations of the .ort file, the graph it was made of gives the same bits.
         verdicts: One per execution provider.
     """
 
     artifact: str
     precision: str
+    made_for: MadeFor = "processor"
     status: Literal["ok", "failed"] = "ok"
     reason: str = ""
     path: str = ""

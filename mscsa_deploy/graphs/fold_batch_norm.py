@@ -72,7 +72,7 @@ class FoldBatchNorm(LocalPass):
 
     def rewrite(self, node: ir.Node, b: Builder) -> bool:
         """Fold backward if possible, else forward."""
-        affine = _affine(node)
+        affine = batch_norm(node)
         if affine is None:
             return False
         before = producer(source(node), "Conv", "Gemm")
@@ -86,7 +86,8 @@ class FoldBatchNorm(LocalPass):
         return True
 
 
-def _affine(node: ir.Node) -> Affine | None:
+def batch_norm(node: ir.Node) -> Affine | None:
+    """What a BatchNormalization outside training does, if its numbers are constant and its output goes on."""
     if node.op_type != "BatchNormalization" or node.attributes.get_int("training_mode", 0) != 0:
         return None
     arrays = [constant(value) for value in node.inputs[1:5]]

@@ -18,6 +18,7 @@ from onnx_ir.passes.common import (
 )
 
 from mscsa_deploy.errors import unknown_name
+from mscsa_deploy.graphs.accelerators import ForAccelerators
 from mscsa_deploy.graphs.attention_layout import FlipMatMulTranspose
 from mscsa_deploy.graphs.cleanup import DropNoOp
 from mscsa_deploy.graphs.fold_attention_scale import FoldAttentionScale
@@ -69,6 +70,13 @@ PER_RUNTIME: Mapping[str, tuple[type[ir.passes.InPlacePass], ...]] = {
 # Exact as well, but no faster on any runtime measured so far; benchmarks/graphs keeps measuring them.
 CANDIDATES: tuple[type[ir.passes.InPlacePass], ...] = (MergeStageDepthwise,)
 
+# What a file for phones' accelerators gets on top, whatever was chosen before.
+FOR_ACCELERATORS: tuple[type[ir.passes.InPlacePass], ...] = (
+    ShapeInferencePass,
+    ForAccelerators,
+    RemoveUnusedNodesPass,
+)
+
 
 def optimizations() -> tuple[ir.passes.InPlacePass, ...]:
     """Fresh instances of `OPTIMIZATIONS`, in order."""
@@ -84,3 +92,8 @@ def optimizations_for(runtime: str) -> tuple[ir.passes.InPlacePass, ...]:
     if runtime not in PER_RUNTIME:
         raise unknown_name("runtime", runtime, PER_RUNTIME)
     return tuple(kind() for kind in PER_RUNTIME[runtime])
+
+
+def for_accelerators() -> tuple[ir.passes.InPlacePass, ...]:
+    """Fresh instances of `FOR_ACCELERATORS`, in order."""
+    return tuple(kind() for kind in FOR_ACCELERATORS)

@@ -46,6 +46,12 @@ def in_a_line(model: MobileModel) -> str:
 def _lead(model: MobileModel) -> str:
     if model.status == "failed":
         return f"no .ort file: {model.reason}"
+    if model.made_for == "accelerators":
+        return (
+            f"{size(model.size_bytes)}, {model.artifact} with operators that accelerators have, and not optimized for "
+            f"the processor; {model.max_abs_over_range or 0:.1e} of the range from what this machine computes with "
+            f"that file. Operators for a reduced build: {model.operators}"
+        )
     return (
         f"{size(model.size_bytes)}, made from {model.artifact} and, with the optimizations for ARM, equal to it bit by "
         f"bit; as this machine optimizes that file, {model.max_abs_over_range or 0:.1e} of the range apart. "

@@ -22,8 +22,11 @@ INFO:
 INFO:  Checking CoreML MLProgram
 INFO:  1 partitions with a total of 259/259 nodes can be handled by the CoreML MLProgram EP.
 INFO:  \tPartition sizes: [259]
+INFO:  CoreML MLProgram should work well for this model as there is one partition covering 100.0% of the nodes.
 INFO:  Model should perform well with CoreML MLProgram as is: YES
 INFO:  ================
+INFO:
+INFO:  As NNAPI or CoreML may provide benefits with this model it is recommended to compare the performance.
 """
 
 
@@ -52,6 +55,8 @@ def test_text_of_the_checker_becomes_records():
     assert nnapi.dynamic_nodes == 8
     assert nnapi.advice.startswith("NNAPI is not recommended")
     assert (coreml.provider, coreml.suited, coreml.unsupported) == ("CoreML MLProgram", "yes", ())
+    assert coreml.advice.startswith("CoreML MLProgram should work well")
+    assert parse_usability(TEXT.replace("should work well", "works"))[1].advice == ""
 
 
 @pytest.mark.parametrize("text", ["", TEXT.replace("as is: NO", "")], ids=["nothing", "no-verdict"])
@@ -76,6 +81,37 @@ def test_ort_file_answers_as_its_onnx_file(gate, tmp_path):
     assert "HardSigmoid" in made.operators.read_text()
     names = ["small.ort", "small.required_operators_and_types.config"]
     assert sorted(path.name for path in made.path.parent.iterdir()) == names
+
+
+@pytest.fixture
+def activated(tmp_path):
+    """x -> Conv -> Relu, which ONNX Runtime fuses for processors; and the same with another weight."""
+    import onnx
+
+    text = """<ir_version: 9, opset_import: ["" : 18]> g (float[1,1,2,2] x) => (float[1,1,2,2] y)
+        <float[1,1,1,1] w = {%s}> { v = Conv(x, w) y = Relu(v) }"""
+    for name, weight in {"plain": "2.0", "other": "2.001"}.items():
+        onnx.save(onnx.parser.parse_model(text % weight), tmp_path / f"{name}.onnx")
+    return tmp_path / "plain.onnx", tmp_path / "other.onnx"
+
+
+PICTURE = {"x": np.array([[[[-1, 0], [2, 9]]]], np.float32)}
+
+
+@pytest.mark.parametrize(("made_for", "kept"), [("processor", False), ("accelerators", True)])
+def test_only_files_for_the_processor_have_its_operators_alone(activated, tmp_path, made_for, kept):
+    made = convert_to_ort(activated[0], tmp_path / "mobile", PICTURE, made_for=made_for, origin=activated[0])
+    # Fused with the convolution for a processor.
+    assert ("Relu" in made.operators.read_text()) == kept
+    assert made.max_abs_over_range == 0
+    assert sorted(path.name for path in made.path.parent.iterdir()) == sorted((made.path.name, made.operators.name))
+
+
+def test_rewritten_file_that_moved_too_far_is_an_error(activated, tmp_path):
+    plain, other = activated
+    with pytest.raises(StageError, match=r"it is 5\.0e-04 of the range away from 'plain\.onnx'"):
+        convert_to_ort(other, tmp_path / "mobile", PICTURE, made_for="accelerators", origin=plain)
+    assert not list((tmp_path / "mobile").iterdir())
 
 
 def test_ort_file_that_answers_otherwise_is_an_error(gate, tmp_path, monkeypatch):
