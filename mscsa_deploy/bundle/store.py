@@ -16,7 +16,7 @@ from mscsa_deploy.bundle.integrity import model_files, read_manifest, referenced
 from mscsa_deploy.bundle.manifest import MANIFEST_NAME, ArtifactEntry, FileEntry, Manifest, Role
 from mscsa_deploy.core.config import to_json
 from mscsa_deploy.core.files import cache_root, sha256_file
-from mscsa_deploy.errors import UnsupportedError, UserError
+from mscsa_deploy.errors import StageError, UnsupportedError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,11 +142,25 @@ def _role(name: str) -> Role:
 def _read_zip(path: Path) -> Bundle:
     """The bundle in a zip, from the cache when the same zip was read before."""
     place = cache_root() / "bundles" / sha256_file(path)[:20]
-    if place.is_dir():
-        with contextlib.suppress(UserError):
-            manifest = read_manifest(place / MANIFEST_NAME)
-            verify(place, manifest)
-            return Bundle(place, manifest)
-        # What is damaged was unpacked here before, by us.
-        shutil.rmtree(place, ignore_errors=True)
-    return Bundle(place, unpack(path, place, force=True))
+    kept = _whole(place)
+    if kept is not None:
+        return kept
+    # What is damaged was unpacked here before, by us.
+    shutil.rmtree(place, ignore_errors=True)
+    try:
+        return Bundle(place, unpack(path, place))
+    except (UserError, StageError):
+        # Another process may have unpacked the same zip meanwhile, and be reading it.
+        kept = _whole(place)
+        if kept is None:
+            raise
+        return kept
+
+
+def _whole(place: Path) -> Bundle | None:
+    """The bundle directory at `place`, if there is one and every hash is right."""
+    with contextlib.suppress(UserError):
+        manifest = read_manifest(place / MANIFEST_NAME)
+        verify(place, manifest)
+        return Bundle(place, manifest)
+    return None

@@ -124,6 +124,8 @@ def output_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
         # mkdtemp makes the directory private; an output is as readable as any other new directory.
         work.chmod(0o755)
         yield work
+        # Another process may have made it meanwhile.
+        refuse_existing(path, force=force)
         _replace_directory(work, path)
     except OSError as error:
         raise _write_failed(path, error) from error
@@ -172,6 +174,7 @@ def output_file(path: Path, *, force: bool = False) -> Iterator[Path]:
     work = Path(name)
     try:
         yield work
+        refuse_existing(path, force=force)
         work.chmod(0o644)
         work.replace(path)
     except OSError as error:

@@ -13,6 +13,7 @@ import msgspec
 from mscsa_deploy import __version__
 from mscsa_deploy.core.artifact import Artifact
 from mscsa_deploy.core.files import cache_root, content_key, output_directory
+from mscsa_deploy.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +35,14 @@ def cached(stage: str, parts: Mapping[str, Any], kind: type[T], make: Callable[[
     if known := find(stage, parts, kind):
         logger.info("%s: taken from the cache (%s)", stage, known[0].name)
         return known
-    with output_directory(_place(stage, parts)) as work:
-        record = make(work)
-        (work / RECORD).write_bytes(msgspec.json.encode(record, enc_hook=str))
+    try:
+        with output_directory(_place(stage, parts)) as work:
+            record = make(work)
+            (work / RECORD).write_bytes(msgspec.json.encode(record, enc_hook=str))
+    except UserError:
+        # Another process may have done the same work meanwhile; then it is there, and otherwise this is an error.
+        if not _place(stage, parts).is_dir():
+            raise
     made = find(stage, parts, kind)
     assert made is not None
     return made

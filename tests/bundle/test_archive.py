@@ -11,6 +11,7 @@ import zipfile
 import pytest
 
 from mscsa_deploy.bundle import archive as module
+from mscsa_deploy.bundle import store
 from mscsa_deploy.bundle.archive import pack, unpack
 from mscsa_deploy.bundle.store import read_bundle
 from mscsa_deploy.errors import UserError
@@ -187,6 +188,22 @@ def test_unpack_damaged_data_refused(packed, tmp_path):
         content[place] ^= 0x5A
     (tmp_path / "x.zip").write_bytes(bytes(content))
     refused(tmp_path / "x.zip", tmp_path, "valid")
+
+
+def test_read_bundle_zip_that_others_just_unpacked_is_left_alone(bundle, packed, tmp_path, monkeypatch):
+    monkeypatch.setenv("MSCSA_DEPLOY_CACHE", str(tmp_path / "cache"))
+    inodes = []
+
+    def overtaken(path, place, **given):
+        """Another process ends first."""
+        unpack(path, place, **given)
+        inodes.append(place.stat().st_ino)
+        return unpack(path, place, **given)
+
+    monkeypatch.setattr(store, "unpack", overtaken)
+    read = read_bundle(packed)
+    assert read.manifest == bundle.manifest
+    assert [read.root.stat().st_ino] == inodes
 
 
 def test_unpack_plain_zip_of_the_folder_is_fine(bundle, tmp_path):

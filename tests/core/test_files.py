@@ -101,3 +101,29 @@ def test_only_a_full_disk_asks_for_space(tmp_path):
     with pytest.raises(StageError, match=r"gone\.npy") as caught, output_directory(tmp_path / "out"):
         (tmp_path / "gone.npy").read_bytes()
     assert "space" not in str(caught.value)
+
+
+@pytest.mark.parametrize("output", [output_directory, output_file])
+def test_what_another_process_made_meanwhile_is_not_replaced(output, tmp_path):
+    place = tmp_path / "out"
+    with pytest.raises(UserError, match="already exists"), output(place):
+        place.write_text("theirs")
+    assert place.read_text() == "theirs"
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_a_directory_that_cannot_be_moved_into_place_leaves_the_old_one(tmp_path, monkeypatch):
+    place = tmp_path / "out"
+    write_to(output_directory, place)
+    (place / "manifest.json").write_text('{"made_by": "mscsa-deploy"}')
+    rename = Path.rename
+
+    def failing(path, target):
+        if target == place and path.name != "was":
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(StageError, match="cross-device"):
+        write_to(output_directory, place, force=True)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "manifest.json", "out"]
