@@ -28,7 +28,7 @@ from suite import Suite
 from mscsa_deploy.core.artifact import Artifact, MadeBy
 from mscsa_deploy.core.config import Config, read_json, read_toml, to_json, to_plain
 from mscsa_deploy.core.environment import read_environment
-from mscsa_deploy.core.files import cache_root, content_key, output_directory, output_file
+from mscsa_deploy.core.files import cache_root, content_key, output_file
 from mscsa_deploy.core.report import ModelRecord, Report, Row
 from mscsa_deploy.core.tensors import TensorSpec
 from mscsa_deploy.errors import unknown_name
@@ -217,8 +217,9 @@ def _write(suite: Suite, report: Report, work: Path) -> Path:
     stem = "__".join([suite.name, device, "+".join(versions)])
     RESULTS.mkdir(exist_ok=True)
     place = RESULTS / f"{stem}.json"
-    with output_directory(RESULTS / f"{stem}.samples", force=True) as folder:
-        shutil.copytree(work / "samples", folder, dirs_exist_ok=True)
+    samples = RESULTS / f"{stem}.samples"
+    shutil.rmtree(samples, ignore_errors=True)
+    shutil.copytree(work / "samples", samples)
     place.with_suffix(".md").write_text(to_markdown(report))
     with output_file(place, force=True) as file:
         file.write_bytes(to_json(report))

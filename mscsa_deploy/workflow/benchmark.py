@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -101,7 +102,8 @@ def run_benchmark(
         if out is not None:
             with write_output(out, force=force) as work:
                 if samples.is_dir():
-                    samples.rename(work / "samples")
+                    # A temporary directory may lie on another disk, where nothing can be renamed to.
+                    shutil.move(samples, work / "samples")
                 write_report(report, work)
     return report, _exit_code(report, request)
 
