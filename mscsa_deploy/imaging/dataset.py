@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -194,12 +193,6 @@ def _without_unreadable(dataset: FileDataset) -> FileDataset:
     )
     good = tuple(sample for sample, ok in zip(dataset.samples, readable, strict=True) if ok)
     return FileDataset(dataset.name, good, dataset.labels, bad)
-
-
-def set_hash(dataset: Dataset) -> str:
-    """One hash for the whole set, whatever the order of its pictures."""
-    hashes = sorted(dataset.content_hash(index) for index in range(len(dataset)))
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def refuse_overlap(*datasets: Dataset) -> None:

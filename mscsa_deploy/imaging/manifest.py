@@ -10,7 +10,6 @@ from mscsa_deploy.core.config import Config, read_toml, to_json
 from mscsa_deploy.errors import UserError
 
 Split = Literal["seen", "held_out"]
-SPLITS: tuple[Split, ...] = ("seen", "held_out")
 
 
 class CutOut(Config, frozen=True, kw_only=True):
@@ -94,7 +93,7 @@ def read_assets(path: Path) -> AssetManifest:
     """The asset manifest at `path`.
 
     Raises:
-        UserError: It cannot be read, names an unknown class, or has a side of the split without an entry.
+        UserError: It cannot be read, names an unknown class, or a group lies on both sides of the split.
     """
     assets = read_toml(path, AssetManifest)
     unknown = sorted({entry.label for entry in assets.cutouts} - set(assets.labels[1:]))

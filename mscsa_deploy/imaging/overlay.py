@@ -12,7 +12,6 @@ from mscsa_deploy.errors import SpecError
 from mscsa_deploy.imaging.palette import Color
 from mscsa_deploy.imaging.preprocess import check_image
 
-IGNORED = 255
 OPACITY = 0.55
 _EDGE = (255, 255, 255)
 _SMALLEST_SHARE = 0.001

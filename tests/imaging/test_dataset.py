@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mscsa_deploy.errors import UserError
-from mscsa_deploy.imaging.dataset import open_dataset, read_mask, refuse_overlap, set_hash
+from mscsa_deploy.imaging.dataset import open_dataset, read_mask, refuse_overlap
 
 from .conftest import SCENES
 
@@ -180,14 +180,6 @@ def test_shared_pictures_are_refused_whatever_their_name(segmentation_folder, tm
 def test_pictures_that_occur_twice_in_one_set_are_allowed(class_folders):
     shutil.copy(class_folders / "cat" / "0.png", class_folders / "cat" / "again.png")
     refuse_overlap(open_dataset(class_folders, "cls"))
-
-
-def test_set_hash_ignores_names_and_order(class_folders):
-    before = set_hash(open_dataset(class_folders / "cat", "cls"))
-    (class_folders / "cat" / "0.png").rename(class_folders / "cat" / "9.png")
-    assert set_hash(open_dataset(class_folders / "cat", "cls")) == before
-    (class_folders / "cat" / "9.png").unlink()
-    assert set_hash(open_dataset(class_folders / "cat", "cls")) != before
 
 
 def test_scene_set_is_opened_by_its_description():
