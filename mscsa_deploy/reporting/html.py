@@ -47,7 +47,7 @@ def to_html(report: Report, directory: Path) -> str:
         directory: Where those lie.
 
     Raises:
-        UserError: A picture or samples file is missing, damaged or outside `directory`.
+        UserError: A picture is missing, damaged or outside `directory`, or a samples file is damaged.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import msgspec
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from mscsa_deploy.core.report import Latency, Report, Row
@@ -144,7 +145,14 @@ def test_html_random_weights_are_said_aloud(report, tmp_path):
     assert "Random weights" in to_markdown(random)
 
 
-@pytest.mark.parametrize("name", ["../outside.png", "missing.png", "report.txt"])
+def test_html_picture_outside_of_the_report_refused(report, tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "outside.png")
+    (tmp_path / "in").mkdir()
+    with pytest.raises(UserError, match="lies outside its directory"):
+        to_html(replaced(report, pictures=("../outside.png",)), tmp_path / "in")
+
+
+@pytest.mark.parametrize("name", ["missing.png", "report.txt"])
 def test_html_picture_that_cannot_be_embedded_refused(report, tmp_path, name):
     (tmp_path / "report.txt").write_text("no picture")
     with pytest.raises(UserError, match="picture"):
