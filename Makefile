@@ -92,7 +92,7 @@ format: install
 	$(BIN)/ruff format .
 
 benchmarks: install
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/run.py benchmarks/against_stock.toml
 
 clean:
 	rm -rf $(VENV) .venv-triton .venv-ray .venv-fuzz $(DEMO) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 Observer = Literal["minmax", "moving_average", "percentile", "entropy", "mse"]
+_NAMING = ("name", "engine", "runtime")
 HISTOGRAM_OBSERVERS: tuple[Observer, ...] = ("percentile", "entropy", "mse")
 
 
@@ -148,6 +149,10 @@ class CalibrationRecipe(Config, frozen=True, kw_only=True):
         elif self.bias_correction == "fast" or self.smooth_quant >= 0:
             raise ValueError("bias_correction = 'fast' and smooth_quant belong to engine nncf")
 
+    def of_the_file(self) -> CalibrationRecipe:
+        """What decides the file's content: a BF16 rest is asked of the runtime, so the file is that of FP32."""
+        return self.changed(self.name.replace("+bf16", ""), rest="fp32") if self.rest == "bf16" else self
+
     def _check_nncf(self) -> None:
         if self.runtime != "openvino":
             raise ValueError("engine nncf writes OpenVINO IR: runtime must be openvino")
@@ -173,6 +178,16 @@ class CalibrationRecipe(Config, frozen=True, kw_only=True):
         plain = msgspec.json.decode(msgspec.json.encode(self))
         assert isinstance(plain, dict)
         return plain
+
+    def toml(self) -> str:
+        """The text of a recipe file: what differs from the defaults."""
+        import tomli_w
+
+        default = CalibrationRecipe(name=self.name, engine=self.engine, runtime=self.runtime).plain()
+        kept = {key: value for key, value in self.plain().items() if value != default[key] or key in _NAMING}
+        if self.keep_float:
+            kept["keep_float"] = [{key: value for key, value in rule.items() if value} for rule in kept["keep_float"]]
+        return tomli_w.dumps(kept)
 
     def changed(self, name: str, **changes: Any) -> CalibrationRecipe:
         """The same recipe under another name with some settings replaced.

@@ -80,7 +80,6 @@ class Search:
         log: Where measurements are kept.
         worth: Least speed-up over the best float artefact.
         rests: Further types in which the device can compute what is not quantized.
-        extra: More base recipes to consider, e.g. of another engine.
         progress: Told before each step.
     """
 
@@ -93,7 +92,6 @@ class Search:
         log: SearchLog,
         worth: float = 1.02,
         rests: Sequence[Rest] = (),
-        extra: Sequence[CalibrationRecipe] = (),
         progress: Progress = silent,
     ) -> None:
         self.base = base
@@ -102,12 +100,11 @@ class Search:
         self.log = log
         self.worth = worth
         self.rests = tuple(rests)
-        self.extra = tuple(extra)
         self.progress = progress
 
     def run(self) -> Outcome:
         """The fastest allowed recipe."""
-        everything = self._timed("placement", (*placements(self.base, rests=self.rests), *self.extra))
+        everything = self._timed("placement", placements(self.base, rests=self.rests))
         pool = [each for each in everything if each.found.speedup >= self.worth]
         if not pool:
             return self._outcome(None, self._too_slow(everything))
@@ -131,7 +128,7 @@ class Search:
         return self._outcome(None, self._too_damaged(scored))
 
     def _timed(self, stage: str, recipes: Sequence[CalibrationRecipe]) -> list[_Timed]:
-        """Latencies, those that are not in the log measured together."""
+        """Latencies, those that are not in the log measured in turns, so that all of them enter it at the end."""
         facts = [_placement(recipe) for recipe in recipes]
         known = [self.log.find("latency", each) for each in facts]
         missing = [position for position, found in enumerate(known) if found is None]

@@ -159,7 +159,7 @@ def repairs(base: CalibrationRecipe, ranking: Sequence[Sequence[str]]) -> tuple[
         if count > len(ranking):
             break
         names = tuple(f"^{_escaped(name)}$" for block in ranking[:count] for name in block)
-        rule = FloatRule(reason=f"among the {count} most sensitive blocks on the validation pictures", nodes=names)
+        rule = FloatRule(reason=f"among the {count} most sensitive blocks on calibration pictures", nodes=names)
         changes.append((f"repair{count}", {"keep_float": (*base.keep_float, rule)}))
     return _distinct(base, changes)
 

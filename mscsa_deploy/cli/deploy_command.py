@@ -27,6 +27,13 @@ from mscsa_deploy.cli.terminal import Terminal, command_line, common_options
 @click.option("--calibration-images", type=click.IntRange(min=1), help="Use at most so many of them.")
 @click.option("--evaluation-images", type=click.IntRange(min=1), help="Use at most so many of them.")
 @click.option("--runtime", "runtimes", type=NAMES, help="Runtimes to deploy for (default: the device profile's).")
+@click.option(
+    "--recipe",
+    "recipes",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="Calibration recipe instead of the default one of its runtime, as `quantize` writes one; repeatable.",
+)
 @click.option("--device", metavar="PROFILE", help="Device profile (default: this machine's).")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads per session (default: the profile's).")
 @preset_option
@@ -52,6 +59,7 @@ def command(terminal: Terminal, out: Path, *, force: bool, dry_run: bool, **sett
     from mscsa_deploy.workflow.deployment import DeployRequest
     from mscsa_deploy.workflow.plan import make_plan
 
+    settings["recipes"] = settings["recipes"] or None
     request = DeployRequest(**settings, command=command_line())
     if dry_run:
         plan = make_plan(request)

@@ -54,6 +54,8 @@ def command(terminal: Terminal, out: Path, *, force: bool, **settings: Any) -> i
     lines += [f"  and {more} more, see {out / 'quantize.json'}"] if more > 0 else []
     terminal.say(*(lines if outcome.artifact else ()), outcome.verdict)
     terminal.say(f"wrote {out / outcome.artifact}" if outcome.artifact else f"no INT8 file; report: {out}")
+    if outcome.recipe_file:
+        terminal.say(f"a bundle with it: mscsa-deploy deploy ... --recipe {out / outcome.recipe_file}")
     return code
 
 

@@ -218,8 +218,7 @@ def quantize_cached(model: Path, samples: Samples, recipe: CalibrationRecipe, pr
     from mscsa_deploy.core.files import sha256_file
 
     name = "model.int8.xml" if recipe.engine == "nncf" else "model.int8.onnx"
-    if recipe.rest == "bf16":  # Asked of the runtime, so the file is that of FP32 for the rest.
-        recipe = recipe.changed(recipe.name.removesuffix("+bf16"), rest="fp32")
+    recipe = recipe.of_the_file()
     used = samples.take(recipe.samples)
 
     def make(folder: Path) -> Quantized:

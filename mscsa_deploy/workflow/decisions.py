@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from mscsa_deploy.core.report import Decision
@@ -11,8 +12,8 @@ if TYPE_CHECKING:
     from mscsa_deploy.workflow.tailed import Tailed
 
 
-def of_plan(plan: Plan) -> list[Decision]:
-    """Device profile, runtimes and calibration recipes."""
+def of_plan(plan: Plan, recipes: Collection[str] = ()) -> list[Decision]:
+    """Device profile, runtimes and calibration recipes; `recipes` are those that the user named."""
     from mscsa_deploy.calibration.recipe import read_recipe
 
     why = "named with --runtime" if plan.named else f"the list of {plan.profile.name}"
@@ -21,11 +22,13 @@ def of_plan(plan: Plan) -> list[Decision]:
         Decision(subject="runtimes", choice=", ".join(plan.runtimes), reason=why),
     ]
     for runtime, names in plan.recipes.items():
-        for recipe in map(read_recipe, names):
+        for name in names:
+            recipe = read_recipe(name)
             needs = ", ".join(recipe.requires)
             subject = f"calibration recipe for {runtime}"
             subject += " with a BF16 rest" if recipe.rest == "bf16" else ""
-            reason = f"the most specific one for this model on {plan.profile.name}"
+            default = f"the most specific one for this model on {plan.profile.name}"
+            reason = "named with --recipe" if name in recipes else default
             reason += f"; it requires {needs}" if needs else ""
             made.append(Decision(subject=subject, choice=recipe.name, reason=reason))
     return made

@@ -58,6 +58,7 @@ class DeployRequest(ModelRequest):
         require_int8: Fail if no INT8 artefact passes.
         evaluation_images: At most so many evaluation images; None for all.
         calibration_images: At most so many calibration images; None for what the recipe asks for.
+        recipes: Calibration recipes, by name or file, instead of the default ones of their runtimes.
         mobile: Whether to make files for phones as well.
         output: ``"classmap"`` ships files that end in the class map instead of files of logits, ``"logits"`` both
             where a class map inside the graph is faster; the recipe's if None.
@@ -75,6 +76,7 @@ class DeployRequest(ModelRequest):
     require_int8: bool = False
     evaluation_images: int | None = None
     calibration_images: int | None = None
+    recipes: tuple[str, ...] | None = None
     mobile: bool = False
     output: Literal["logits", "classmap"] | None = None
     command: str = ""

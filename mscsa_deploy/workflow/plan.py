@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from mscsa_deploy.errors import unknown_name
+from typing import TYPE_CHECKING
+
+from mscsa_deploy.errors import UserError, unknown_name
 from mscsa_deploy.workflow.deployment import DeployRequest, Plan
+from mscsa_deploy.workflow.prepare import recipe_of
 from mscsa_deploy.workflow.quantize import recipes_for
+
+if TYPE_CHECKING:
+    from mscsa_deploy.runtimes.profile import DeviceProfile
 
 RUNTIME_ORDER = ("pytorch", "onnxruntime", "openvino", "tensorrt")
 
@@ -13,7 +19,7 @@ def make_plan(request: DeployRequest) -> Plan:
     """Decide device profile, runtimes and recipes.
 
     Raises:
-        UserError: An unknown runtime, profile or recipe.
+        UserError: An unknown model, runtime, profile or recipe, or a recipe for a runtime that is left out.
     """
     from mscsa_deploy.core.environment import read_environment
     from mscsa_deploy.runtimes import RUNTIMES
@@ -29,12 +35,33 @@ def make_plan(request: DeployRequest) -> Plan:
             raise unknown_name("runtime", name, [name for name in RUNTIMES if name != "fake"])
     names = request.runtimes or profile.default_runtimes
     runtimes = tuple(sorted(dict.fromkeys(names), key=_order))
-    recipes = {
-        name: tuple(each.name for each in recipes_for(name, profile, request.model.partition(".")[0]))
+    recipes = _default_recipes(request, profile, runtimes) | _named_recipes(request.recipes or (), runtimes)
+    return Plan(profile, why, runtimes, bool(request.runtimes), recipes, environment)
+
+
+def _default_recipes(
+    request: DeployRequest, profile: DeviceProfile, runtimes: tuple[str, ...]
+) -> dict[str, tuple[str, ...]]:
+    model = recipe_of(request)[0].model
+    return {
+        name: tuple(each.name for each in recipes_for(name, profile, model))
         for name in runtimes
         if name in profile.runtimes and "int8" in profile.runtimes[name].precisions
     }
-    return Plan(profile, why, runtimes, bool(request.runtimes), recipes, environment)
+
+
+def _named_recipes(names: tuple[str, ...], runtimes: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    from mscsa_deploy.calibration.recipe import read_recipe
+
+    found: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        runtime = read_recipe(name).runtime
+        if runtime not in runtimes:
+            raise UserError(
+                f"recipe '{name}' is for {runtime}, which is not among what is deployed for: {', '.join(runtimes)}"
+            )
+        found[runtime] = (*found.get(runtime, ()), name)
+    return found
 
 
 def _order(name: str) -> int:

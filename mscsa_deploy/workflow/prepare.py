@@ -140,7 +140,7 @@ def prepare(request: ModelRequest) -> Prepared:
     """
     from mscsa_deploy.export.recipe import changed
 
-    recipe, shipped = _recipe_of(request)
+    recipe, shipped = recipe_of(request)
     # Labels and colors are those of the recipe's own classes.
     own = () if request.num_classes not in (None, recipe.num_classes) else None
     recipe = changed(
@@ -162,8 +162,12 @@ def prepare(request: ModelRequest) -> Prepared:
     return _with_checkpoint(recipe, path, request)
 
 
-def _recipe_of(request: ModelRequest) -> tuple[ExportRecipe, Path | None]:
-    """The recipe that the request names, and the weights that come with it."""
+def recipe_of(request: ModelRequest) -> tuple[ExportRecipe, Path | None]:
+    """The recipe that the request names, and the weights that come with it.
+
+    Raises:
+        UserError: The request names no model, or one that cannot be exported.
+    """
     from mscsa_deploy.export.source import resolve_model_argument
 
     own = request.checkpoint is not None or request.random_weights is not None

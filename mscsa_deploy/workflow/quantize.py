@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 class QuantizeOutcome(Record, frozen=True, kw_only=True):
     """What came out; `artifact` is empty when nothing within budget was faster than float.
 
-    `best_float` names the float variant that INT8 had to beat; `search` has a line per candidate of a search.
+    `best_float` names the float variant that INT8 had to beat; `search` has a line per candidate of a search;
+    `recipe_file` is beside the artefact what `deploy --recipe` takes to ship it.
     """
 
     model: str
@@ -40,6 +41,7 @@ class QuantizeOutcome(Record, frozen=True, kw_only=True):
     artifact: str = ""
     sha256: str = ""
     recipe: dict[str, Any] = msgspec.field(default_factory=dict)
+    recipe_file: str = ""
     size_bytes: int | None = None
     samples: int = 0
     metric: Metric | None = None
@@ -121,8 +123,18 @@ def run_quantize(
             for file in (made.artifact.path, made.artifact.path.with_suffix(".bin")):
                 if file.is_file():
                     shutil.copyfile(file, work / file.name)
+            _write_recipe(outcome, work)
         (work / "quantize.json").write_bytes(to_json(outcome))
     return outcome, 0 if outcome.passed else 5
+
+
+def _write_recipe(outcome: QuantizeOutcome, work: Path) -> None:
+    """The recipe as a file that `deploy --recipe` takes; a BF16 rest is said in it, not in its name."""
+    from mscsa_deploy.calibration.recipe import CalibrationRecipe
+
+    recipe = msgspec.convert(outcome.recipe, CalibrationRecipe)
+    recipe = recipe.changed(recipe.name.replace("+bf16", ""))
+    (work / outcome.recipe_file).write_text(recipe.toml(), encoding="utf-8")
 
 
 def _by_recipe(recipe: CalibrationRecipe, bench: Bench) -> tuple[QuantizeOutcome, Quantized | None]:
@@ -177,6 +189,7 @@ def _outcome(
         artifact=kept.artifact.path.name if kept else "",
         sha256=kept.artifact.sha256 if kept else "",
         recipe=recipe.plain() if recipe else {},
+        recipe_file=f"{recipe.name.replace('+bf16', '')}.toml" if kept and recipe else "",
         size_bytes=kept.artifact.path.stat().st_size if kept else None,
         samples=made.samples if made else 0,
         metric=score.metric(bench.reference) if score else None,

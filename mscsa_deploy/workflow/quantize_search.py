@@ -64,7 +64,7 @@ def _context(base: CalibrationRecipe, bench: Bench) -> dict[str, str]:
         "base": content_key(base.plain()),
         "model": bench.source.artifact.sha256,
         "calibration": bench.samples.key,
-        "validation": content_key({"images": bench.images.hashes}),
+        "validation": bench.images.key,
         "device": bench.environment.fingerprint(),
         "draw": str(bench.request.draw),
         "threads": str(bench.source.settings.threads),

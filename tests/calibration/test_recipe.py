@@ -34,6 +34,13 @@ def test_the_names_that_deploy_relies_on_are_shipped():
     }
 
 
+@pytest.mark.parametrize("recipe", shipped_recipes(), ids=lambda recipe: recipe.name)
+def test_a_written_recipe_reads_as_it_was(recipe, tmp_path):
+    path = tmp_path / f"{recipe.name}.toml"
+    path.write_text(recipe.toml())
+    assert CalibrationRecipe.read(path) == recipe
+
+
 def test_an_unknown_key_is_refused_and_named(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('name = "mine"\nengine = "onnxruntime"\nruntime = "onnxruntime"\nobserverr = "minmax"\n')

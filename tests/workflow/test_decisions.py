@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
+from mscsa_deploy.calibration.recipe import read_recipe
+from mscsa_deploy.errors import UserError
 from mscsa_deploy.workflow.decisions import of_plan, of_tails
 from mscsa_deploy.workflow.deployment import DeployRequest
 from mscsa_deploy.workflow.plan import make_plan
@@ -23,6 +29,27 @@ def test_profile_runtimes_and_recipes_are_told_with_their_reason():
     assert recipe.choice == "int8_openvino"
     assert recipe.reason.endswith("it requires vnni")
     assert found["calibration recipe for openvino with a BF16 rest"].choice == "int8_openvino_topformer"
+
+
+def test_a_recipe_in_a_file_replaces_those_of_its_runtime(tmp_path):
+    mine = tmp_path / "mine.toml"
+    mine.write_text(read_recipe("int8_openvino").changed("mine", samples=8).toml())
+    request = DeployRequest(model="topformer_t_mscsa.seg", device="x86_avx512_vnni", recipes=(str(mine),))
+    plan = make_plan(request)
+    assert plan.recipes["openvino"] == (str(mine),)
+    assert plan.recipes["onnxruntime"] == ("int8_onnxruntime_x86",)
+    told = {each.subject: each for each in of_plan(plan, request.recipes)}["calibration recipe for openvino"]
+    assert (told.choice, told.reason) == ("mine", "named with --recipe; it requires vnni")
+    with pytest.raises(UserError, match="is for openvino, which is not among"):
+        make_plan(replace(request, runtimes=("onnxruntime",)))
+
+
+def test_a_model_in_a_file_gets_the_recipes_of_its_architecture(tmp_path):
+    mine = tmp_path / "mine.toml"
+    mine.write_text('model = "pvt_v2_b0_mscsa"\ntask = "cls"\n')
+    plan = make_plan(DeployRequest(model=str(mine), device="x86_avx512_vnni"))
+    assert plan.recipes["onnxruntime"] == ("int8_onnxruntime_x86_pvt",)
+    assert plan.recipes["openvino"] == ("int8_openvino_transformer",)
 
 
 def test_named_runtimes_are_told_apart_and_others_have_no_recipe():

@@ -10,8 +10,10 @@ from onnx import numpy_helper, parser
 from PIL import Image
 
 from mscsa_deploy.calibration.budget import AGREEMENT, USUAL_DROP, Budget
+from mscsa_deploy.calibration.recipe import read_recipe
 from mscsa_deploy.calibration.search_log import SearchLog
 from mscsa_deploy.cli import run
+from mscsa_deploy.imaging.scenes import SceneDataset
 from mscsa_deploy.workflow.quantize_bench import Bench
 from mscsa_deploy.workflow.quantize_search import _best_float
 from mscsa_deploy.workflow.variants import Variant
@@ -88,6 +90,29 @@ def test_the_fastest_file_within_budget_is_found_and_its_replay_gives_the_same_b
     assert (code, clock.timed) == (0, [])
     assert second == first
     assert (tmp_path / "one" / first["artifact"]).read_bytes() == (tmp_path / "two" / first["artifact"]).read_bytes()
+    found = read_recipe(str(tmp_path / "one" / first["recipe_file"]))
+    assert found.plain() == first["recipe"]
+
+
+def test_corrected_labels_are_scored_anew(model, clock, tmp_path, capsys):
+    def labeled(label):
+        pictures = sorted((tmp_path / "validation").glob("*.png"))
+        (tmp_path / "labeled").mkdir(exist_ok=True)
+        for picture in pictures:
+            (tmp_path / "labeled" / picture.name).write_bytes(picture.read_bytes())
+            mask = np.full((64, 64), label, np.uint8)
+            Image.fromarray(mask).save(tmp_path / "labeled" / f"{picture.stem}_mask.png")
+        lines = [f"{picture.name},{picture.stem}_mask.png" for picture in pictures]
+        (tmp_path / "labeled" / "list.csv").write_text("\n".join(["image,mask", *lines]) + "\n")
+        return str(tmp_path / "labeled" / "list.csv")
+
+    values = []
+    for label in (0, 1):
+        asked = [*model[: model.index("--validation")], "--validation", labeled(label), "--max-drop", "100"]
+        outcome_of(asked, tmp_path / f"out{label}", capsys)
+        log = [*(tmp_path / "cache" / "search").glob("*.jsonl")]
+        values.append(len(log))
+    assert values == [1, 2]
 
 
 def test_a_killed_search_goes_on_where_it_stopped(model, clock, tmp_path, capsys, monkeypatch):
@@ -152,3 +177,13 @@ def test_what_int8_has_to_beat_is_the_fastest_float_within_budget(tmp_path, valu
     log = SearchLog(tmp_path / "log.jsonl", {"model": "a"})
     best = _best_float(floats, bench_of({"bf16": (value, 70.0)}, Budget(0.5)), log)
     assert best.precision == expected
+
+
+@pytest.mark.parametrize("option", ["--calibration", "--validation"])
+def test_a_search_on_the_pictures_that_reports_quote_is_refused(model, tmp_path, capsys, monkeypatch, option):
+    monkeypatch.setattr(SceneDataset, "load", lambda *_: pytest.fail("an evaluation picture was read"))
+    model[model.index(option) + 1] = "evaluation"
+    assert run([*model, "-o", str(tmp_path / "out")]) == 2
+    error = json.loads(capsys.readouterr().out)["error"]["message"]
+    assert "'evaluation' and 'evaluation' share 240 pictures" in error
+    assert not (tmp_path / "out").exists()
