@@ -63,38 +63,41 @@ def check_listens(source: Source, first: Feed, second: Feed) -> None:
         )
 
 
-def find_not_finite(source: Source, feed: Feed) -> tuple[str, str, str] | None:
-    """Name, operator and tensor of the first node in graph order that gives NaN or infinity on `feed`."""
-    names = float_tensors(source.model)
-    session = plain_session(with_outputs(source.model, names))
-    values = dict(zip(names, session.run(names, dict(feed)), strict=True))
-    writers = {name: node for node in source.model.graph.node for name in node.output}
-    for name in names:
-        if not np.isfinite(values[name]).all():
-            return writers[name].name, writers[name].op_type, name
-    return None
-
-
-def check_finite(source: Source, feed: Feed, label: str) -> None:
-    """Raise `StageError` naming the first node that gives NaN or infinity on `feed`, if one does.
+class FiniteWatch:
+    """Raises on the first node that gives NaN or infinity, sample after sample in one session.
 
     Args:
-        source: The model.
-        feed: One sample.
-        label: What the error calls the sample.
+        source: The model; every float activation becomes an output of the session.
     """
-    for name, array in feed.items():
-        if not np.isfinite(array).all():
-            raise UserError(f"{label} holds NaN or infinite values in input '{name}'")
-    found = find_not_finite(source, feed)
-    if found is not None:
-        node, op, tensor = found
-        raise StageError(
-            "calibrate",
-            f"node '{node}' ({op})",
-            f"its output '{tensor}' is NaN or infinite on {label}",
-            hint="check the weights of the checkpoint and the preprocessing",
-        )
+
+    def __init__(self, source: Source) -> None:
+        self.names = float_tensors(source.model)
+        self.session = plain_session(with_outputs(source.model, self.names))
+        self.writers = {name: node for node in source.model.graph.node for name in node.output}
+
+    def check(self, feed: Feed, label: str) -> None:
+        """Look at every value that `feed` causes.
+
+        Args:
+            feed: One sample.
+            label: What the error calls the sample.
+
+        Raises:
+            UserError: The sample itself holds such a value.
+            StageError: A node gives one; the first in graph order is named.
+        """
+        for name, array in feed.items():
+            if not np.isfinite(array).all():
+                raise UserError(f"{label} holds NaN or infinite values in input '{name}'")
+        for name, value in zip(self.names, self.session.run(self.names, dict(feed)), strict=True):
+            if not np.isfinite(value).all():
+                node = self.writers[name]
+                raise StageError(
+                    "calibrate",
+                    f"node '{node.name}' ({node.op_type})",
+                    f"its output '{name}' is NaN or infinite on {label}",
+                    hint="check the weights of the checkpoint and the preprocessing",
+                )
 
 
 def _finite(arrays: list[Array]) -> bool:

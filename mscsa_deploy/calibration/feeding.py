@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mscsa_deploy.calibration.checks import check_finite
+from mscsa_deploy.calibration.checks import FiniteWatch
 from mscsa_deploy.errors import StageError
 
 if TYPE_CHECKING:
@@ -106,14 +106,14 @@ class Feeder:
         for index, feed in enumerate(self.samples):
             label = f"sample {index + 1} of '{self.samples.name}'"
             if self.done == 0:
-                check_finite(self.source, feed, label)
+                FiniteWatch(self.source).check(feed, label)
             try:
                 with quiet():
                     calibrator.collect_data(_OneFeed(feed))
             except RuntimeError as error:
                 raise StageError("calibrate", str(self.source.path), str(error)) from error
             if not watched.finite:
-                check_finite(self.source, feed, label)
+                FiniteWatch(self.source).check(feed, label)
             self.done += 1
             self.progress(self.done, self.total, "calibrate")
 

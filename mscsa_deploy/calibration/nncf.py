@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from mscsa_deploy.calibration.checks import check_finite, check_listens
+from mscsa_deploy.calibration.checks import FiniteWatch, check_listens
 from mscsa_deploy.calibration.feeding import quiet
 from mscsa_deploy.calibration.placement import excluded
 from mscsa_deploy.calibration.provenance import describe, made_by, merged
@@ -61,12 +61,11 @@ class NncfQuantizer:
         used = samples.take(recipe.samples)
         check_samples(used, source.inputs)
         check_listens(source, used.feed(used.indices[0]), used.feed(used.indices[-1]))
-        check_finite(source, used.feed(used.indices[0]), f"sample 1 of '{used.name}'")
         openvino, nncf = load_vendors()
         rules = excluded(source.model, recipe)
         graph = _read(openvino, source)
         names = _friendly_names(graph, source, rules)
-        quantized = _run(nncf, graph, _Feeds(used, progress), recipe, sorted(names))
+        quantized = _run(nncf, graph, _Feeds(source, used, progress), recipe, sorted(names))
         left, integer = _left_float(quantized, names)
         if integer == 0:
             raise StageError("quantize", str(model), f"recipe '{recipe.name}' leaves every operator float")
@@ -106,19 +105,28 @@ def load_vendors() -> tuple[Any, Any]:
 
 
 class _Feeds:
-    """What NNCF iterates over: the samples, reported as they are used, read again on every pass."""
+    """What NNCF iterates over: the samples, reported as they are used, read again on every pass.
 
-    def __init__(self, samples: Samples, progress: Progress) -> None:
+    NNCF takes NaN and infinity for ranges like any other, so each sample is looked at when it is first used.
+    """
+
+    def __init__(self, source: Source, samples: Samples, progress: Progress) -> None:
         self.samples = samples
+        self.watch: FiniteWatch | None = FiniteWatch(source)
+        self.seen = 0
         self.progress = progress
         # NNCF iterates while its printing is caught; progress may go to the real standard output.
         self.stdout = sys.stdout
 
     def __iter__(self) -> Iterator[Feed]:
         for index, feed in enumerate(self.samples):
+            if self.watch is not None and index == self.seen:
+                self.watch.check(feed, f"sample {index + 1} of '{self.samples.name}'")
+                self.seen += 1
             yield feed
             with contextlib.redirect_stdout(self.stdout):
                 self.progress(index + 1, len(self.samples), "calibrate")
+        self.watch = None  # Its session holds every activation.
 
     def __len__(self) -> int:
         return len(self.samples)

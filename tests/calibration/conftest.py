@@ -50,6 +50,15 @@ def pictures(count=6, *, seed=1, name="pictures"):
     return from_arrays(name, arrays, input_name="image")
 
 
+def loud(samples, index):
+    """The same samples, but one of them so large that sums of it overflow float32."""
+
+    def feed(each):
+        return {"image": samples.feed(each)["image"] * np.float32(8e37 if each == index else 1)}
+
+    return type(samples)("loud", feed, samples.indices, samples.content)
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     """Every test calibrates into a cache of its own."""

@@ -12,9 +12,9 @@ import pytest
 from mscsa_deploy.calibration.quantizer import quantize
 from mscsa_deploy.calibration.recipe import FloatRule, read_recipe
 from mscsa_deploy.core.telemetry import REPORTER, without_telemetry
-from mscsa_deploy.errors import UserError
+from mscsa_deploy.errors import StageError, UserError
 
-from .conftest import recipe
+from .conftest import loud, recipe
 
 openvino = pytest.importorskip("openvino", reason="pip install 'mscsa-deploy[quantize]'")
 
@@ -88,6 +88,13 @@ def test_convolutions_that_openvino_gets_wrong_on_amx_stay_float(name, samples, 
     wanted = onnxruntime.InferenceSession(str(tmp_path / "net.onnx")).run(None, dict(feed))[0]
     # On AMX, the quantized patch convolution is off by as much as it is large.
     assert np.abs(answer(made.artifact.path, feed) - wanted).max() < 0.05 * np.ptp(wanted)
+
+
+@pytest.mark.parametrize("index", [3, 5])
+def test_overflow_on_a_later_sample_names_node_and_sample(index, net_file, samples, tmp_path):
+    with pytest.raises(StageError, match=rf"node '(stem|depthwise)' \(Conv\).*sample {index + 1} of 'loud'"):
+        quantize(net_file, loud(samples, index), nncf_recipe(bias_correction="fast"), tmp_path / "q.xml")
+    assert not (tmp_path / "q.xml").exists()
 
 
 def test_equal_inputs_give_equal_bytes(net_file, samples, tmp_path):
