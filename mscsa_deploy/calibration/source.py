@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from mscsa_deploy.core.files import sha256_file
 from mscsa_deploy.core.tensors import TensorSpec
@@ -80,6 +82,7 @@ def open_source(path: Path, *, opset: int = PER_CHANNEL_OPSET) -> Source:
     except DecodeError as error:
         raise UserError(f"'{path}' is not an ONNX file: {error}") from error
     _refuse_quantized(model, path)
+    model = _lifted(model)
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = tuple(_spec(value) for value in model.graph.input if value.name not in constants)
     _refuse_dynamic(inputs, path)
@@ -122,6 +125,15 @@ def _refuse_dynamic(inputs: tuple[TensorSpec, ...], path: Path) -> None:
                 f"onnxruntime.tools.make_dynamic_shape_fixed --input_name {spec.name} --input_shape {fixed} "
                 f"{path.name} fixed.onnx'",
             )
+
+
+def _lifted(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` with its Constant nodes as initializers: only those does ONNX Runtime's writer take for weights."""
+    if not any(node.op_type == "Constant" for node in model.graph.node):
+        return model
+    graph = ir.from_proto(model)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
+    return ir.to_proto(graph)
 
 
 def _at_least(model: onnx.ModelProto, opset: int, path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveInitializersFromInputsPass
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveInitializersFromInputsPass
 
 from mscsa_deploy.errors import UserError
 from mscsa_deploy.graphs.check import foreign_ops, read_model, require_static, signature
@@ -31,7 +31,7 @@ class Adopted:
     """A file from elsewhere, ready for the stages after export.
 
     Args:
-        model: Weights are not listed as inputs.
+        model: Weights are initializers and not listed as inputs.
         inputs: Its picture input alone.
         outputs: The first one is what is judged.
         info: What it says about itself, or was told about it; precision, boundary and stride are read off the graph.
@@ -68,7 +68,9 @@ def adopt(
     notes = []
     listed = len(model.graph.inputs)
     RemoveInitializersFromInputsPass()(model)
-    changed = len(model.graph.inputs) != listed
+    # Every stage after this one looks for weights among the initializers.
+    lifted = LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    changed = len(model.graph.inputs) != listed or lifted.modified
     if rewrite and cut_tail(model):
         changed = True
         notes.append("ends in a class map; what is made from it ends in the logits before")

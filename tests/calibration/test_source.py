@@ -3,13 +3,13 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper, parser
+from onnx import helper, numpy_helper, parser
 
 from mscsa_deploy.calibration.quantizer import quantize
 from mscsa_deploy.calibration.source import open_source
 from mscsa_deploy.errors import StageError, UserError
 
-from .conftest import net, recipe
+from .conftest import TENSORRT, loud, net, recipe
 
 
 def save(model, tmp_path):
@@ -71,13 +71,8 @@ def test_a_value_that_is_not_finite_names_its_node(value, samples, tmp_path):
 
 
 def test_overflow_on_a_later_sample_names_node_and_sample(samples, net_file, tmp_path):
-    def feed(index):
-        scale = np.float32(8e37 if index == 3 else 1)
-        return {"image": samples.feed(index)["image"] * scale}
-
-    loud = type(samples)("loud", feed, samples.indices, samples.content)
     with pytest.raises(StageError, match=r"node 'stem'.*sample 4 of 'loud'"):
-        quantize(net_file, loud, recipe(), tmp_path / "q.onnx")
+        quantize(net_file, loud(samples, 3), recipe(), tmp_path / "q.onnx")
 
 
 def test_unnamed_nodes_get_names(tmp_path):
@@ -87,3 +82,25 @@ def test_unnamed_nodes_get_names(tmp_path):
     names = [node.name for node in open_source(save(model, tmp_path)).model.graph.node]
     assert len(set(names)) == len(names) == 11
     assert names[0] == "Conv_0"
+
+
+def with_constants(model):
+    """The same graph with every weight in a Constant node, as some exporters write it."""
+    weights = list(model.graph.initializer)
+    nodes = list(model.graph.node)
+    del model.graph.initializer[:], model.graph.node[:]
+    model.graph.node.extend(helper.make_node("Constant", [], [weight.name], value=weight) for weight in weights)
+    model.graph.node.extend(nodes)
+    return model
+
+
+@pytest.mark.parametrize("changes", [{}, TENSORRT, {"bias_correction": "analytic", "equalize": True}], ids=str)
+def test_weights_in_constant_nodes_are_weights(changes, net_file, samples, tmp_path):
+    plain = quantize(net_file, samples, recipe(**changes), tmp_path / "plain.onnx")
+    made = quantize(save(with_constants(net()), tmp_path), samples, recipe(**changes), tmp_path / "q.onnx")
+    assert made.quantized_ops == plain.quantized_ops
+    stored = [
+        {each.name: each.raw_data for each in onnx.load(str(one.artifact.path)).graph.initializer}
+        for one in (plain, made)
+    ]
+    assert stored[0] == stored[1]

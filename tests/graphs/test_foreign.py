@@ -154,3 +154,12 @@ def test_boundary_is_read_off_the_output(tmp_path, text, task, expected) -> None
 def test_other_models_are_refused(tmp_path, text, task, message) -> None:
     with pytest.raises(UserError, match=message):
         adopt(write(tmp_path, text), task=task, preprocess=PREPROCESS)
+
+
+def test_weights_in_constant_nodes_become_initializers(tmp_path) -> None:
+    constant = f"w = Constant <value = float[2,3,2,2] {{{', '.join(['0.5'] * 24)}}}> () y = Conv"
+    text = body("float[1,3,8,16] x", "float[1,2,4,8] y", f"{constant} <strides = [2, 2]> (x, w)")
+    found = adopt(write(tmp_path, text), task="seg", preprocess=PREPROCESS)
+    assert list(found.model.graph.initializers) == ["w"]
+    assert [node.op_type for node in found.model.graph] == ["Conv"]
+    assert found.changed
