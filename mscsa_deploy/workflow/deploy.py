@@ -15,6 +15,7 @@ from mscsa_deploy.core.report import Boundary, Decision, Row, Status
 from mscsa_deploy.core.tensors import TensorSpec
 from mscsa_deploy.errors import DeployError, UnsupportedError, UserError
 from mscsa_deploy.imaging.preprocess import preprocess
+from mscsa_deploy.imaging.sealed import SealedDataset
 from mscsa_deploy.workflow.against_pytorch import check_against_pytorch
 from mscsa_deploy.workflow.build import (
     Sources,
@@ -56,6 +57,12 @@ class _Job:
     images: dict[str, ImageSet] = field(default_factory=dict)
     variants: list[Variant] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
+
+    def opened(self) -> ImageSet:
+        """The evaluation images, to be read; `images` holds them sealed for every stage that chooses."""
+        sealed = self.images["evaluation"].dataset
+        assert isinstance(sealed, SealedDataset)
+        return replace(self.images["evaluation"], dataset=sealed.open())
 
 
 def run_deploy(request: DeployRequest, out: Path, *, force: bool = False, progress: Progress = silent) -> Finished:
@@ -99,7 +106,7 @@ def run_deploy(request: DeployRequest, out: Path, *, force: bool = False, progre
             scores=tuple(scores),
             rows=rows,
             samples_dir=Path(folder),
-            images=job.images,
+            images={**job.images, "evaluation": job.opened()},
             stages=tuple(stages.records),
             settings=request,
             mobile=mobile,
@@ -135,6 +142,8 @@ def _open_images(job: _Job) -> None:
             dataset = open_images(place, prepared.task, prepared.classes, prepared.labels)
             job.images[name] = ImageSet(dataset, prepared.preprocess, prepared.task, prepared.classes, limits.get(name))
         refuse_overlap(*(images.dataset for images in job.images.values()))
+        quoted = job.images["evaluation"]
+        job.images["evaluation"] = replace(quoted, dataset=SealedDataset(quoted.dataset))
         note.detail = ", ".join(f"{len(images)} {name}" for name, images in job.images.items())
 
 
@@ -221,7 +230,7 @@ def _by_recipe(job: _Job, name: str, sources: Sources, recipe: CalibrationRecipe
 
 def _score(job: _Job) -> list[Evaluation | None]:
     with job.stages.stage("accuracy") as note:
-        scored = score_variants(job.variants, job.images["evaluation"], progress=job.progress)
+        scored = score_variants(job.variants, job.opened(), progress=job.progress)
         job.variants = [variant for variant, _ in scored]
         scores = [score for _, score in scored if score is not None]
         kept = sum(score.kept for score in scores)

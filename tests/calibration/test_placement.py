@@ -6,8 +6,6 @@ import pytest
 from mscsa_deploy.calibration.histograms import least_squares_range
 from mscsa_deploy.calibration.placement import match
 from mscsa_deploy.calibration.recipe import FloatRule
-from mscsa_deploy.calibration.sealed import SealedDataset
-from mscsa_deploy.errors import GateError
 
 from .conftest import net
 
@@ -72,26 +70,3 @@ def test_least_squares_beats_extremes_on_heavy_tails():
 
 def test_a_tensor_of_zeros_has_a_range():
     assert least_squares_range(np.array([0, 5]), np.array([0.0, 0.0, 0.0]), 0.0, 0.0, levels=255) == (0.0, 0.0)
-
-
-class Pictures:
-    name = "evaluation"
-    labels = None
-
-    def __len__(self):
-        return 3
-
-    def load(self, index):
-        return np.zeros((2, 2, 3), np.uint8), index
-
-    def content_hash(self, index):
-        return f"hash{index}"
-
-
-def test_evaluation_pictures_are_sealed_until_opened():
-    sealed = SealedDataset(Pictures())
-    assert (len(sealed), sealed.content_hash(1)) == (3, "hash1")
-    with pytest.raises(GateError, match="picture 2 of 'evaluation'"):
-        sealed.load(2)
-    sealed.open()
-    assert sealed.load(2)[1] == 2
