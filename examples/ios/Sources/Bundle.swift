@@ -8,6 +8,9 @@ struct BundleError: LocalizedError {
     init(_ message: String) { errorDescription = message }
 }
 
+/// What every version of a manifest has, read first: the rest may have changed.
+private struct Head: Decodable { let schema_version: Int, task: String }
+
 /// What the app reads of a manifest; keys as in `docs/bundle-manifest.schema.json`.
 struct Manifest: Decodable {
     struct Preprocess: Decodable {
@@ -35,8 +38,6 @@ struct Manifest: Decodable {
 
     struct File: Decodable { let path: String, sha256: String }
 
-    let schema_version: Int
-    let task: String
     let labels: [String]
     let palette: [[UInt8]]
     let preprocess: Preprocess
@@ -52,12 +53,17 @@ struct ModelBundle {
 
     init(root: URL) throws {
         self.root = root
-        manifest = try JSONDecoder().decode(Manifest.self, from: Data(contentsOf: root.appendingPathComponent("manifest.json")))
-        guard manifest.schema_version <= Self.version else {
-            throw BundleError("The bundle has schema version \(manifest.schema_version); this app reads up to \(Self.version).")
+        guard let text = try? Data(contentsOf: root.appendingPathComponent("manifest.json")) else {
+            throw BundleError("There is no bundle in '\(root.path)': manifest.json is missing.")
         }
-        guard manifest.task == "seg", manifest.preprocess.resize == "stretch", manifest.preprocess.interpolation == "bilinear" else {
-            throw BundleError("This app segments stretched, bilinearly resized pictures; the bundle asks for something else.")
+        let head = try JSONDecoder().decode(Head.self, from: text)
+        guard (1...Self.version).contains(head.schema_version) else {
+            throw BundleError("The bundle has schema version \(head.schema_version); this app reads up to \(Self.version).")
+        }
+        guard head.task == "seg" else { throw BundleError("This app segments; the bundle classifies.") }
+        manifest = try JSONDecoder().decode(Manifest.self, from: text)
+        guard manifest.preprocess.resize == "stretch", manifest.preprocess.interpolation == "bilinear" else {
+            throw BundleError("This app resizes by stretching and bilinearly only; the bundle asks for something else.")
         }
     }
 
@@ -77,7 +83,10 @@ struct ModelBundle {
     /// Where a file lies, after its hash was checked.
     func file(_ path: String) throws -> URL {
         let place = root.appendingPathComponent(path)
-        let digest = SHA256.hash(data: try Data(contentsOf: place)).map { String(format: "%02x", $0) }.joined()
+        guard let content = try? Data(contentsOf: place) else {
+            throw BundleError("The bundle lacks '\(path)', which its manifest lists.")
+        }
+        let digest = SHA256.hash(data: content).map { String(format: "%02x", $0) }.joined()
         guard manifest.files.contains(where: { $0.path == path && $0.sha256 == digest }) else {
             throw BundleError("'\(path)' is not the file its manifest describes (sha256 differs).")
         }

@@ -1,6 +1,7 @@
 package org.mscsadeploy.example
 
 import org.json.JSONArray
+import org.json.JSONException
 import org.json.JSONObject
 import java.io.File
 import java.security.MessageDigest
@@ -40,19 +41,13 @@ class Artifact(json: JSONObject) {
 
 /** A bundle directory in the app's files; nothing in it is used before its SHA-256 was checked. */
 class Bundle(private val root: File) {
-    private val manifest = JSONObject(File(root, "manifest.json").readText())
+    private val manifest = understood(root)
     private val hashes = manifest.getJSONArray("files").objects().associate { it.getString("path") to it.getString("sha256") }
     val labels: List<String> = manifest.getJSONArray("labels").strings()
     val palette: List<IntArray> = manifest.getJSONArray("palette").let { all ->
         List(all.length()) { index -> all.getJSONArray(index).doubles().map(Double::toInt).toIntArray() }
     }
     val preprocess = Preprocess(manifest.getJSONObject("preprocess"))
-
-    init {
-        val version = manifest.getInt("schema_version")
-        if (version > VERSION) throw BundleException("The bundle has schema version $version; this app reads up to $VERSION.")
-        if (manifest.getString("task") != "seg") throw BundleException("This app segments; the bundle classifies.")
-    }
 
     /** The file to run on a phone: made for any processor, the smallest precision first. */
     fun choose(): Artifact {
@@ -64,7 +59,9 @@ class Bundle(private val root: File) {
 
     /** The content of a file. */
     fun read(path: String): ByteArray {
-        val content = File(root, path).readBytes()
+        val file = File(root, path)
+        if (!file.isFile) throw BundleException("The bundle lacks '$path', which its manifest lists.")
+        val content = file.readBytes()
         val digest = MessageDigest.getInstance("SHA-256").digest(content).joinToString("") { "%02x".format(it) }
         if (digest != hashes[path]) throw BundleException("'$path' is not the file its manifest describes (sha256 differs).")
         return content
@@ -72,6 +69,21 @@ class Bundle(private val root: File) {
 
     private companion object {
         const val VERSION = 1
+
+        /** The manifest, once it is known to be of a version and task that the rest of this class can read. */
+        fun understood(root: File): JSONObject {
+            val file = File(root, "manifest.json")
+            if (!file.isFile) throw BundleException("There is no bundle in '$root': manifest.json is missing.")
+            val manifest = try {
+                JSONObject(file.readText())
+            } catch (error: JSONException) {
+                throw BundleException("'$file' is no JSON: ${error.message}")
+            }
+            val version = manifest.optInt("schema_version")
+            if (version !in 1..VERSION) throw BundleException("The bundle has schema version $version; this app reads up to $VERSION.")
+            if (manifest.optString("task") != "seg") throw BundleException("This app segments; the bundle classifies.")
+            return manifest
+        }
     }
 }
 
