@@ -19,7 +19,7 @@ from typing import Final, Literal
 import msgspec
 import numpy as np
 
-from mscsa_deploy.core.report import MadeFor, MobileVerdict
+from mscsa_deploy.core.phones import MadeFor, MobileVerdict
 from mscsa_deploy.core.tensors import Array
 from mscsa_deploy.errors import StageError, UnsupportedError
 

@@ -17,6 +17,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Base of everything that is read from a file a person writes."""
 
 
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of what is written to reports; unlike a recipe, a newer report's extra keys are tolerated."""
+
+
 def read_toml(path: Path, kind: type[T]) -> T:
     """The TOML file as a `kind`.
 
@@ -66,6 +70,6 @@ def to_plain(value: Any) -> Any:
     return msgspec.to_builtins(value, str_keys=True)
 
 
-def to_json(value: Any, *, indent: int = 2) -> bytes:
+def to_json(value: Any) -> bytes:
     """Records as UTF-8 JSON with a final newline; keys keep their declared order."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=indent) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"

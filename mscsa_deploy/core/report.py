@@ -10,16 +10,15 @@ from typing import Any, Literal
 
 import msgspec
 
+from mscsa_deploy.core.config import Record
+from mscsa_deploy.core.phones import MobileModel
+
 SCHEMA = 1
 
 Status = Literal["ok", "failed", "not run", "built, not run"]
 Boundary = Literal["core", "end_to_end"]
 Mode = Literal["back_to_back", "paced", "throughput"]
 PLAIN_EXPORT = "plain.onnx"
-
-
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of what is written to reports; unlike a recipe, a newer report's extra keys are tolerated."""
 
 
 class Latency(Record, frozen=True, kw_only=True):
@@ -62,7 +61,7 @@ class Metric(Record, frozen=True, kw_only=True):
     drop_ci95: tuple[float, float] | None = None
     drop_spread: float | None = None
     """Standard deviation of the drop over calibration draws."""
-    others: dict[str, float] = {}
+    others: dict[str, float] = msgspec.field(default_factory=dict)
     """Further metrics in percent, e.g. pixel accuracy."""
 
 
@@ -136,7 +135,7 @@ class Row(Record, frozen=True, kw_only=True):
     parity: ParityNumbers | None = None
     left_float: tuple[str, ...] = ()
     explanation: tuple[str, ...] = ()
-    details: dict[str, Any] = {}
+    details: dict[str, Any] = msgspec.field(default_factory=dict)
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -191,7 +190,7 @@ class Decision(Record, frozen=True, kw_only=True):
     subject: str
     choice: str
     reason: str = ""
-    scores_ms: dict[str, float] = {}
+    scores_ms: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 class ModelRecord(Record, frozen=True, kw_only=True):
@@ -230,65 +229,6 @@ class Verdict(Record, frozen=True, kw_only=True):
         )
 
 
-class MobileVerdict(Record, frozen=True, kw_only=True):
-    """What ONNX Runtime's usability checker says about one execution provider of phones.
-
-    Args:
-        provider: As the checker calls it, e.g. ``NNAPI``.
-        suited: Whether it thinks that the provider helps; ``unknown`` where it says nothing.
-        nodes: Nodes of the model.
-        supported: Those which the provider takes.
-        partitions: Nodes in each piece that the provider takes; between them the CPU works.
-        unsupported: Operators it lacks, with their domain.
-        dynamic_nodes: Nodes it refuses because a shape depends on data.
-        blocker: The first node in execution order with an operator it lacks, as ``name (operator)``.
-        advice: The checker's own sentence, if it gives one.
-    """
-
-    provider: str
-    suited: Literal["yes", "maybe", "no", "unknown"]
-    nodes: int | None = None
-    supported: int | None = None
-    partitions: tuple[int, ...] = ()
-    unsupported: tuple[str, ...] = ()
-    dynamic_nodes: int = 0
-    blocker: str = ""
-    advice: str = ""
-
-
-MadeFor = Literal["processor", "accelerators"]
-
-
-class MobileModel(Record, frozen=True, kw_only=True):
-    """One artefact in ONNX Runtime's own format, and who on a phone could run it.
-
-    Args:
-        artifact: The ONNX file of the bundle that it was made from.
-        precision: Of that file.
-        made_for: ``accelerators`` where it was rewritten with operators that they have, and its verdicts tell of that
-            graph; ``processor`` where it was optimized for ARM, and its verdicts tell of the ONNX file.
-        status: ``failed`` if it could not be made, or does not answer as the ONNX file does.
-        reason: Why it failed.
-        path: The .ort file inside the bundle.
-        operators: The file beside it that lists operators and types, for a reduced build of ONNX Runtime.
-        size_bytes: Of the .ort file.
-        max_abs_over_range: Largest difference to the ONNX file as this machine runs it, over the output's range;
-            with the optimizations of the .ort file, the graph it was made of gives the same bits.
-        verdicts: One per execution provider.
-    """
-
-    artifact: str
-    precision: str
-    made_for: MadeFor = "processor"
-    status: Literal["ok", "failed"] = "ok"
-    reason: str = ""
-    path: str = ""
-    operators: str = ""
-    size_bytes: int | None = None
-    max_abs_over_range: float | None = None
-    verdicts: tuple[MobileVerdict, ...] = ()
-
-
 class Report(Record, frozen=True, kw_only=True):
     """A whole report.
 
@@ -305,9 +245,9 @@ class Report(Record, frozen=True, kw_only=True):
     schema: int = SCHEMA
     created: str = ""
     command: str = ""
-    environment: dict[str, Any] = {}
+    environment: dict[str, Any] = msgspec.field(default_factory=dict)
     model: ModelRecord | None = None
-    data: dict[str, Any] = {}
+    data: dict[str, Any] = msgspec.field(default_factory=dict)
     stages: tuple[StageRecord, ...] = ()
     rows: tuple[Row, ...] = ()
     verdict: Verdict | None = None

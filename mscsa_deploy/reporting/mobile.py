@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from mscsa_deploy.reporting.cells import size
 
 if TYPE_CHECKING:
-    from mscsa_deploy.core.report import MobileModel, MobileVerdict, Report
+    from mscsa_deploy.core.phones import MobileModel, MobileVerdict
+    from mscsa_deploy.core.report import Report
 
 HEADING = "On phones"
 COLUMNS = ("Execution provider", "Suited", "Nodes taken", "Partitions", "First node it lacks")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mscsa_deploy.core.config import Record
 from mscsa_deploy.core.progress import Progress, silent
-from mscsa_deploy.core.report import ParityNumbers, Record
+from mscsa_deploy.core.report import ParityNumbers
 from mscsa_deploy.core.tensors import Array
 from mscsa_deploy.errors import UnsupportedError, UserError
 from mscsa_deploy.workflow.prepare import Prepared

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mscsa_deploy.core.report import Record
+from mscsa_deploy.core.config import Record
 
 NAMED = 3
 

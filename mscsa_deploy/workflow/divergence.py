@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mscsa_deploy.core.config import Record
 from mscsa_deploy.core.progress import Progress, silent
-from mscsa_deploy.core.report import ParityNumbers, Record
+from mscsa_deploy.core.report import ParityNumbers
 
 if TYPE_CHECKING:
     from mscsa_deploy.parity.compare import Parity

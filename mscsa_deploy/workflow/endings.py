@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from mscsa_deploy.core.config import Record
 from mscsa_deploy.core.progress import Progress, silent
-from mscsa_deploy.core.report import Record
 from mscsa_deploy.errors import UnsupportedError, UserError
 from mscsa_deploy.workflow.against_pytorch import CHECK_IMAGES, available
 from mscsa_deploy.workflow.prepare import Prepared

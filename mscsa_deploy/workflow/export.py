@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mscsa_deploy.core.artifact import Artifact
-from mscsa_deploy.core.config import to_json
+from mscsa_deploy.core.config import Record, to_json
 from mscsa_deploy.core.files import refuse_existing
 from mscsa_deploy.core.progress import Progress, silent
-from mscsa_deploy.core.report import Record, StageRecord
+from mscsa_deploy.core.report import StageRecord
 from mscsa_deploy.errors import UserError
 from mscsa_deploy.workflow.against_pytorch import Check, check_against_pytorch
 from mscsa_deploy.workflow.endings import Tail, add_tail

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from mscsa_deploy.core.config import Record
 from mscsa_deploy.core.files import MANIFEST, sha256_file
-from mscsa_deploy.core.report import Record
 from mscsa_deploy.errors import UnsupportedError, UserError
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import msgspec
 
 from mscsa_deploy.core.artifact import Artifact
 from mscsa_deploy.core.environment import package_version
+from mscsa_deploy.core.phones import MadeFor, MobileModel, MobileVerdict
 from mscsa_deploy.core.progress import Progress, silent
-from mscsa_deploy.core.report import MadeFor, MobileModel, MobileVerdict
 from mscsa_deploy.core.tensors import Array
 from mscsa_deploy.errors import StageError
 from mscsa_deploy.workflow.cache import cached

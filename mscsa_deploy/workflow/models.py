@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mscsa_deploy.core.config import Record
 from mscsa_deploy.core.progress import Progress, silent
-from mscsa_deploy.core.report import Record
 from mscsa_deploy.core.shipped import shipped_names
 from mscsa_deploy.core.vocabulary import TASKS
 from mscsa_deploy.models.spec import MODEL_NAMES, ModelSpec, model_spec

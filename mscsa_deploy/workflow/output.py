@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mscsa_deploy import __version__
-from mscsa_deploy.core.config import to_json
+from mscsa_deploy.core.config import Record, to_json
 from mscsa_deploy.core.files import MANIFEST, output_directory, sha256_file
-from mscsa_deploy.core.report import Record
 
 
 class FileList(Record, frozen=True, kw_only=True):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from mscsa_deploy.core.config import Record
 from mscsa_deploy.core.files import refuse_existing, sha256_file
 from mscsa_deploy.core.registry import Registry
-from mscsa_deploy.core.report import Record
 from mscsa_deploy.errors import UserError
 
 Pack = Callable[..., Path]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from mscsa_deploy.core.config import Record
 from mscsa_deploy.core.progress import Progress, silent
-from mscsa_deploy.core.report import Record
 from mscsa_deploy.errors import UserError
 from mscsa_deploy.workflow.output import write_output
 

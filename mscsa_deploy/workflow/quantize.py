@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mscsa_deploy.core.config import to_json
+from mscsa_deploy.core.config import Record, to_json
 from mscsa_deploy.core.files import refuse_existing
 from mscsa_deploy.core.progress import Progress, silent
-from mscsa_deploy.core.report import Metric, ParityNumbers, Record
+from mscsa_deploy.core.report import Metric, ParityNumbers
 from mscsa_deploy.errors import UserError
 from mscsa_deploy.workflow.opening import open_subject
 from mscsa_deploy.workflow.output import write_output

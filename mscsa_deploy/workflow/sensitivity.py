@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mscsa_deploy.core.config import to_json
+from mscsa_deploy.core.config import Record, to_json
 from mscsa_deploy.core.files import refuse_existing
 from mscsa_deploy.core.progress import Progress, silent
-from mscsa_deploy.core.report import Record
 from mscsa_deploy.errors import UnsupportedError, UserError
 from mscsa_deploy.workflow.build import quantize_cached
 from mscsa_deploy.workflow.images import open_images

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mscsa_deploy.core.config import to_plain
+from mscsa_deploy.core.config import Record, to_plain
 from mscsa_deploy.core.progress import Progress, silent
-from mscsa_deploy.core.report import Record
 from mscsa_deploy.core.tensors import Array
 from mscsa_deploy.errors import GateError, StageError
 from mscsa_deploy.workflow.cache import cached

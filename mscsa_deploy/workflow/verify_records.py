@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from mscsa_deploy.core.report import Record, Row
+from mscsa_deploy.core.config import Record
+from mscsa_deploy.core.report import Row
 from mscsa_deploy.errors import DeployError, GateError, StageError, UnsupportedError
 from mscsa_deploy.workflow.divergence import DivergenceRecord
 from mscsa_deploy.workflow.prepare import ModelRequest

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mscsa_deploy.core.phones import MobileModel, MobileVerdict
 from mscsa_deploy.core.report import (
     Decision,
     Latency,
     Metric,
-    MobileModel,
-    MobileVerdict,
     ModelRecord,
     ParityNumbers,
     Parts,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from mscsa_deploy.core.report import MobileModel, Report
+from mscsa_deploy.core.phones import MobileModel
+from mscsa_deploy.core.report import Report
 from mscsa_deploy.reporting.mobile import mobile_tables
 
 MODEL = MobileModel(
