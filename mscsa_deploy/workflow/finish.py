@@ -17,6 +17,7 @@ from mscsa_deploy.workflow.explained import with_explanations
 from mscsa_deploy.workflow.gates import judge
 from mscsa_deploy.workflow.measure import unmeasured
 from mscsa_deploy.workflow.ship import write_bundle_files
+from mscsa_deploy.workflow.variants import shipped_files
 
 if TYPE_CHECKING:
     from mscsa_deploy.workflow.evaluate import Evaluation
@@ -49,10 +50,7 @@ def _place_files(results: Results, work: Path) -> None:
     shutil.copytree(results.samples_dir, work / "samples")
     # A temporary directory is private; its copy is as readable as the rest of the bundle.
     (work / "samples").chmod(0o755)
-    places = {"model.onnx": results.model.path}
-    for variant in results.variants:
-        if variant.status != "failed":
-            places |= {place: artifact.path for place, artifact in variant.places.items()}
+    places = {place: artifact.path for place, artifact in shipped_files(results.model, results.variants).items()}
     for files in results.mobile:
         places |= files.places
     for place, source in places.items():

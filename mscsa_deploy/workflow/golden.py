@@ -10,6 +10,7 @@ import numpy as np
 
 from mscsa_deploy.core.tensors import Array
 from mscsa_deploy.workflow.deployment import Results
+from mscsa_deploy.workflow.variants import shipped_files
 
 if TYPE_CHECKING:
     from mscsa_deploy.bundle.golden import Golden, GoldenTolerance
@@ -38,20 +39,27 @@ def write_golden_pair(work: Path, results: Results) -> Golden:
     tensor = preprocess(image, spec)
     name = next(name for name in ANY_RUNTIME if RUNTIMES.load(name)().probe().available)
     output = _output(name, results.model.path, SessionSettings(), tensor)
-    is_logits = results.prepared.task == "seg" and output.ndim == 4
+    answer = _decisions(output, results) if results.prepared.task == "seg" and output.ndim == 4 else None
+    # A bundle of class maps alone holds no file that would give the logits.
+    valued = answer is None or any(
+        file.outputs[0].name != "classmap" for file in shipped_files(results.model, results.variants).values()
+    )
     return write_golden(
         work,
         picture=stream.getvalue(),
         suffix=".png",
         tensor=tensor,
-        output=output,
-        answer=_decisions(output, results) if is_logits else None,
-        tolerance=_tolerances(results, tensor, _decisions(output, results)),
+        output=output if valued or answer is None else answer[None],
+        answer=answer,
+        tolerance=_tolerances(results, tensor, _decisions(output, results), valued=valued),
     )
 
 
-def _tolerances(results: Results, tensor: Array, expected: Array) -> dict[str, GoldenTolerance]:
-    """The usual limits; for INT8, none that the bundle's own files miss here or would miss on a like device."""
+def _tolerances(results: Results, tensor: Array, expected: Array, *, valued: bool) -> dict[str, GoldenTolerance]:
+    """The usual limits; for INT8, none that the bundle's own files miss here or would miss on a like device.
+
+    Without values in the output only decisions are judged.
+    """
     from mscsa_deploy.bundle.golden import GoldenTolerance
     from mscsa_deploy.parity.tolerance import DEFAULTS
 
@@ -64,7 +72,8 @@ def _tolerances(results: Results, tensor: Array, expected: Array) -> dict[str, G
             worst = min(100.0 * float((_decisions(output, results) == expected).mean()) for output in outputs)
             least = max(0.0, min(least, round(worst - INT8_SLACK, 1)))
             why = f"{why}; {worst:.2f} % at worst where the bundle was made"
-        found[name] = GoldenTolerance(max_abs_over_range=limits.max_abs_over_range, argmax_agreement=least, why=why)
+        most = limits.max_abs_over_range if valued else None
+        found[name] = GoldenTolerance(max_abs_over_range=most, argmax_agreement=least, why=why)
     return found
 
 

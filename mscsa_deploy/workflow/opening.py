@@ -16,7 +16,7 @@ from mscsa_deploy.core.tensors import TensorSpec
 from mscsa_deploy.workflow.cache import cached, located, relative
 from mscsa_deploy.workflow.judge import class_count
 from mscsa_deploy.workflow.subject import Subject, SubjectRequest, variant_here
-from mscsa_deploy.workflow.variants import Role, Variant
+from mscsa_deploy.workflow.variants import MODEL, Role, Variant
 
 if TYPE_CHECKING:
     from mscsa_deploy.bundle.manifest import ArtifactEntry
@@ -95,7 +95,7 @@ def _with_one_reference(variants: list[Variant]) -> tuple[Variant, ...]:
     """The variants with one FP32 reference per runtime: the form made for it, where the bundle holds one."""
     references: dict[str, Variant] = {}
     for variant in variants:
-        if variant.role and (variant.runtime not in references or variant.place != "model.onnx"):
+        if variant.role and (variant.runtime not in references or variant.place != MODEL):
             references[variant.runtime] = variant
     return tuple(
         variant if references.get(variant.runtime) is variant else replace(variant, role="") for variant in variants

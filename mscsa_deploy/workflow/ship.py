@@ -16,6 +16,7 @@ from mscsa_deploy.core.environment import package_versions
 from mscsa_deploy.core.report import Report, Row
 from mscsa_deploy.workflow.golden import ANY_RUNTIME, write_golden_pair
 from mscsa_deploy.workflow.resolved import CHECKPOINT, resolved_toml
+from mscsa_deploy.workflow.variants import shipped_files
 
 if TYPE_CHECKING:
     from mscsa_deploy.bundle.manifest import ArtifactEntry, Measurement, OrtFiles
@@ -82,11 +83,11 @@ def _palette(results: Results) -> tuple[Color, ...]:
 
 def artifact_entries(report: Report, results: Results) -> tuple[ArtifactEntry, ...]:
     """One entry per shipped file, with what every row that ran it measured."""
-    by_place: dict[str, list[Variant]] = {"model.onnx": []}
+    by_place: dict[str, list[Variant]] = {place: [] for place in shipped_files(results.model, results.variants)}
     for variant in results.variants:
         if variant.status != "failed":
             for place in variant.places:
-                by_place.setdefault(place, []).append(variant)
+                by_place[place].append(variant)
     entries = [_entry(place, variants, report, results) for place, variants in by_place.items()]
     # Class maps last: an app that takes the first file that suits it expects logits.
     return tuple(sorted(entries, key=lambda entry: entry.postprocess.output == "classmap"))

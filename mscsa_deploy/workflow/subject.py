@@ -72,9 +72,10 @@ class Subject:
         """The FP32 ONNX variant that an INT8 file is made from: the form that `runtime` runs fastest.
 
         Raises:
-            UserError: There is no FP32 ONNX file.
+            UserError: There is no FP32 ONNX file, or none without a tail.
         """
         found = [each for each in self.variants if each.precision == "fp32" and each.artifact.kind == "onnx"]
+        found = [each for each in found if each.artifact.outputs[0].name != "classmap"]
         mine = [each for each in found if each.runtime == runtime] or found
         if not mine:
             raise UserError(

@@ -113,12 +113,14 @@ def _tailed(
         return replace(variant, notes=(*variant.notes, f"no class map inside the graph: {error}"))
     counts = {"pixels": check.pixels, "different": check.different, "ties": check.ties}
     tail = {"form": decision.form, "scores_ms": decision.scores_ms, **counts}
+    notes = (*variant.notes, "'core' times the network before its tail, which is not shipped by itself")
     file = f"{PurePosixPath(variant.place).stem}.classmap{answering.path.suffix}"
     return replace(
         variant,
         answering=answering,
         answer_place=f"{variant.runtime}/{profile}/{file}",
         only_answer=only,
+        notes=notes if only else variant.notes,
         details={**variant.details, "tail": tail},
     )
 

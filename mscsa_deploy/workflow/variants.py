@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from mscsa_deploy.runtimes.protocol import SessionSettings
 
 Role = Literal["", "fp32", "optimised_fp32"]
+MODEL = "model.onnx"
+"""Where a bundle has the FP32 file for any runtime."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +43,7 @@ class Variant:
         reason: Why it cannot.
         optional: A further arithmetic that was tried on its own account; where the runtime cannot compile it,
             the row is "not run" rather than failed.
-            notes: Facts for the report.
+        notes: Facts for the report.
     """
 
     runtime: str
@@ -90,6 +93,21 @@ class Variant:
     @property
     def size_bytes(self) -> int:
         """Of the shipped file, with OpenVINO's weights beside it."""
-        path = self.shipped.path
+        path = self.answering.path if self.answering and self.only_answer else self.shipped.path
         weights = path.with_suffix(".bin")
         return path.stat().st_size + (weights.stat().st_size if path.suffix == ".xml" and weights.is_file() else 0)
+
+
+def shipped_files(model: Artifact, variants: Iterable[Variant]) -> dict[str, Artifact]:
+    """Every model file of a bundle by its path: those of the variants, and FP32 logits for any runtime.
+
+    Where class maps alone were asked for, and the float network ends in one, that takes the place of the logits.
+
+    Args:
+        model: The optimized FP32 file of logits.
+        variants: Everything that was built.
+    """
+    built = [variant for variant in variants if variant.status != "failed"]
+    found = {place: artifact for variant in built for place, artifact in variant.places.items()}
+    maps = any(variant.only_answer and variant.precision == "fp32" for variant in built)
+    return found if maps else {MODEL: model, **found}
