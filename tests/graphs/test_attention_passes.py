@@ -120,13 +120,13 @@ SCALED = {
 }
 SCALE_ARRAYS = {
     "w": (5, 5, 1, 1), "b": (5,), "c": np.float32(0.25), "s": np.array([2, 5, 16]), "s5": np.array([2, 5, 16]),
-    "lw": (5, 3), "lb": (3,), "v": (5, 1, 1),
+    "lw": (5, 3), "lb": (3,), "v": (5, 1, 1), "nil": np.float32(0),
 }  # fmt: skip
 SCALE_MISSES = {
     "per_channel": "a = Conv(x, w, b) m = Mul(a, v) y = Relu(m)",
     "read_again": "a = Conv(x, w, b) m = Mul(a, c) y = Add(a, m)",
     "no_layer": "a = Relu(x) m = Mul(a, c) y = Relu(m)",
-    "is_an_output": None,
+    "zero": "a = Conv(x, w, b) m = Mul(a, nil) y = Relu(m)",
 }
 
 
@@ -145,9 +145,21 @@ def test_scale_goes_into_the_weights(make, run, body) -> None:
     assert not {"Mul", "Div"} & set(op_histogram(model))
     # A sum of 160 terms.
     np.testing.assert_allclose(run(model), expected, rtol=1e-5, atol=1e-4)
+    once = fingerprint(model)
+    rewrite(model, [FoldAttentionScale()])
+    assert fingerprint(model) == once
 
 
-@pytest.mark.parametrize("body", [pytest.param(b, id=name) for name, b in SCALE_MISSES.items() if b])
+def test_scaled_output_keeps_its_name(make) -> None:
+    model = make("g (float[2,5,4,4] x) => (float[2,5,4,4] y) { a = Conv(x, w, b) y = Mul(a, c) }", **SCALE_ARRAYS)
+    before = fingerprint(model)
+
+    rewrite(model, [FoldAttentionScale()])
+
+    assert fingerprint(model) == before
+
+
+@pytest.mark.parametrize("body", [pytest.param(body, id=name) for name, body in SCALE_MISSES.items()])
 def test_scale_that_has_no_layer_of_its_own_stays(make, body) -> None:
     model = make(scaled(body).replace("(float y)", "(float[1,1,1,1] y)"), **SCALE_ARRAYS)
     before = fingerprint(model)
@@ -233,12 +245,23 @@ def test_depthwise_convolutions_of_stages_become_one(make, run) -> None:
     assert fingerprint(model) == once
 
 
+SECOND = BRANCH.format(i=1, g=6)
+
+
 @pytest.mark.parametrize(
-    "arrays",
-    [pytest.param({"hi1": np.float32(5)}, id="other_limit")],
-)
-def test_stages_that_differ_stay_apart(make, arrays) -> None:
-    model = make(STAGES, **{**STAGE_ARRAYS, **arrays})
+    ("old", "new", "arrays"),
+    [
+        pytest.param("", "", {"hi1": np.float32(5)}, id="other_limit"),
+        pytest.param(SECOND, SECOND.replace("pads=[1,1,1,1]", "pads=[2,2,2,2]"), {"k1": (6, 1, 5, 5)}, id="larger"),
+        pytest.param(SECOND, SECOND.replace("c1 = Clip(d1, lo, hi1)", "c1 = Relu(d1)"), {}, id="other_activation"),
+        pytest.param("e1 = Conv(c1, o1)", "f1 = Add(c1, d1) e1 = Conv(f1, o1)", {}, id="read_again"),
+        pytest.param(SECOND, SECOND.replace("Conv(p1,", "Conv(q1,").replace("a1", "q1 = Relu(p1) a1", 1), {},
+                     id="of_another_map"),
+    ],
+)  # fmt: skip
+def test_stages_that_differ_stay_apart(make, old, new, arrays) -> None:
+    assert old in STAGES
+    model = make(STAGES.replace(old, new) if old else STAGES, **{**STAGE_ARRAYS, **arrays})
     before = fingerprint(model)
 
     rewrite(model, [MergeStageDepthwise()])

@@ -59,6 +59,9 @@ def test_drop_no_op_removes_it_and_keeps_the_numbers(body: str) -> None:
     assert set(op_histogram(model)) <= {"Constant", "Relu", "ReduceSum"}
     # Exact: nothing that computes was touched.
     np.testing.assert_array_equal(run(model), expected)
+    once = fingerprint(model)
+    rewrite(model, [DropNoOp()])
+    assert fingerprint(model) == once
 
 
 @pytest.mark.parametrize("body", [pytest.param(body, id=name) for name, body in NEAR_MISSES.items()])
