@@ -203,6 +203,15 @@ def test_half_files_are_half_the_size_and_close(tmp_path, own):
             assert torch.equal(got, value)
 
 
+@pytest.mark.parametrize(("value", "half"), [(float("nan"), False), (1e6, True)], ids=["NaN", "beyond float16"])
+def test_weights_that_a_file_cannot_hold_are_not_written(tmp_path, value, half):
+    model = torch.nn.Conv2d(1, 1, 1)
+    torch.nn.init.constant_(model.weight, value)
+    with pytest.raises(CheckpointError, match="tensor 'weight' holds NaN or infinite values"):
+        save_checkpoint(tmp_path / "m.safetensors", model, {}, half=half)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_existing_file_is_kept_unless_forced(tmp_path, own):
     model, options = own
     path = tmp_path / "m.safetensors"
