@@ -43,6 +43,8 @@ def command(terminal: Terminal, out: Path | None, *, force: bool, **settings: An
         report = run_sensitivity(SensitivityRequest(**settings), out, force=force, progress=progress)
     terminal.document(report)
     terminal.show(_table(report))
+    if report.note:
+        terminal.say(report.note)
     if out is not None:
         terminal.say(f"all {len(report.units)} and a plot: {out}")
 

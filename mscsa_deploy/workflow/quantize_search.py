@@ -172,7 +172,7 @@ class _Measures:
         from mscsa_deploy.calibration.sensitivity import measure_sensitivity
 
         if recipe.engine != "onnxruntime":
-            recipe = _with_pairs(recipe)
+            recipe = with_pairs(recipe)
         model = self.bench.source.artifact.path
         few = self.bench.samples.take(RANKING_SAMPLES)
         made = self.bench.make(recipe)
@@ -191,7 +191,7 @@ def _content(artifact: Artifact) -> str:
     return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
 
 
-def _with_pairs(recipe: CalibrationRecipe) -> CalibrationRecipe:
+def with_pairs(recipe: CalibrationRecipe) -> CalibrationRecipe:
     """A Q/DQ recipe like `recipe`: NNCF's file has no pairs to take apart, but the same blocks are hurt."""
     from mscsa_deploy.calibration.search_space import drafted, placements
 

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 from mscsa_deploy.core.config import Record, to_json
 from mscsa_deploy.core.files import refuse_existing
 from mscsa_deploy.core.progress import Progress, silent
-from mscsa_deploy.errors import UnsupportedError, UserError
+from mscsa_deploy.errors import UnsupportedError
 from mscsa_deploy.workflow.build import quantize_cached
 from mscsa_deploy.workflow.images import open_images
 from mscsa_deploy.workflow.opening import open_subject
 from mscsa_deploy.workflow.output import write_output
 from mscsa_deploy.workflow.quantize import recipe_for
+from mscsa_deploy.workflow.quantize_search import with_pairs
 from mscsa_deploy.workflow.subject import Subject, SubjectRequest
 
 if TYPE_CHECKING:
+    from mscsa_deploy.calibration.recipe import CalibrationRecipe
     from mscsa_deploy.calibration.samples import Samples
     from mscsa_deploy.calibration.sensitivity import Sensitivity
     from mscsa_deploy.core.tensors import Feed
@@ -61,11 +63,15 @@ class Unit(Record, frozen=True, kw_only=True):
 
 
 class SensitivityReport(Record, frozen=True, kw_only=True):
-    """Units from worst to harmless, and the whole model for comparison."""
+    """Units from worst to harmless, and the whole model for comparison.
+
+    `note` says why `recipe` is not the one that was asked for; empty where it is.
+    """
 
     model: str
     runtime: str
     recipe: str
+    note: str = ""
     images: int
     whole_sqnr_db: float
     whole_agreement: float
@@ -89,11 +95,7 @@ def run_sensitivity(
     profile = read_profile(request.device) if request.device else pick_profile(read_environment())[0]
     subject = open_subject(request.model, request, profile, progress, runtimes=(request.runtime,), rewrite=True)
     recipe = recipe_for(request.runtime, profile, subject.name, named=request.recipe)
-    if recipe.engine != "onnxruntime":
-        raise UserError(
-            f"recipe '{recipe.name}' is written by {recipe.engine}, whose file has no Q/DQ pairs to take apart",
-            hint="name a recipe with engine = 'onnxruntime'",
-        )
+    recipe, note = _with_pairs(recipe)
     model = subject.float_for(request.runtime)
     samples = _samples(subject, request.calibration)
     made = quantize_cached(model.artifact.path, samples, recipe, progress)
@@ -107,12 +109,21 @@ def run_sensitivity(
         saved_ms=lambda nodes: sum(shares[node] for node in nodes) if shares.keys() >= set(nodes) else None,
         progress=progress,
     )
-    report = _report(found, subject.name, request.runtime, recipe.name)
+    report = _report(found, subject.name, request.runtime, recipe.name, note)
     if out is not None:
         with write_output(out, force=force) as work:
             (work / "sensitivity.json").write_bytes(to_json(report))
             (work / "sensitivity.svg").write_text(to_svg(found), encoding="utf-8")
     return report
+
+
+def _with_pairs(recipe: CalibrationRecipe) -> tuple[CalibrationRecipe, str]:
+    """The recipe, or one like it whose file has pairs, and why it is another."""
+    if recipe.engine == "onnxruntime":
+        return recipe, ""
+    why = f"'{recipe.name}' is written by {recipe.engine}, whose file has no Q/DQ pairs to take apart"
+    other = with_pairs(recipe)
+    return other, f"{why}: ranked with '{other.name}' in its place"
 
 
 def _samples(subject: Subject, place: str) -> Samples:
@@ -140,11 +151,12 @@ def _float_ms(model: Path, request: SensitivityRequest, profile: DeviceProfile, 
     return shares
 
 
-def _report(found: Sensitivity, model: str, runtime: str, recipe: str) -> SensitivityReport:
+def _report(found: Sensitivity, model: str, runtime: str, recipe: str, note: str) -> SensitivityReport:
     return SensitivityReport(
         model=model,
         runtime=runtime,
         recipe=recipe,
+        note=note,
         images=found.samples,
         whole_sqnr_db=found.whole.sqnr_db,
         whole_agreement=found.whole.agreement,
