@@ -175,14 +175,20 @@ def paired(expected: Mapping[str, Array], answered: Mapping[str, Array]) -> dict
     )
 
 
-def runner(contestant: Contestant, threads: int) -> RunFile:
-    """What runs another file the way `contestant` is run; for `parity.bisect`."""
+def runner(contestant: Contestant, contest: Contest) -> RunFile:
+    """What runs another file the way `contestant` is run; for `parity.bisect`.
+
+    It is fed decoded pictures, and makes of them what its file declares: normalized values, or pixels.
+    """
 
     def run(path: Path, feeds: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
         from mscsa_deploy.runtimes import RUNTIMES
 
-        with RUNTIMES.load(contestant.runtime)().load(path, contestant.settings(threads)) as session:
-            name = session.inputs[0].name
-            return [session.run({name: next(iter(feed.values()))}) for feed in feeds]
+        settings = contestant.settings(contest.threads)
+        with RUNTIMES.load(contestant.runtime)().load(path, settings) as session:
+            declared = session.inputs[0]
+            pictures = (next(iter(feed.values())) for feed in feeds)
+            tensors = (model_input(picture, contest.preprocess, declared.dtype) for picture in pictures)
+            return [session.run({declared.name: tensor}) for tensor in tensors]
 
     return run

@@ -22,6 +22,8 @@ FLOAT_LIMIT = 1e-3
 MARGIN_DB = 3.0
 """Quantization noise adds up along a network; a tensor within this of the output's noise holds most of it."""
 USUAL_SQNR_DB = 10.0
+QDQ_RECIPE = "int8_openvino_qdq"
+"""OpenVINO's INT8 as an ONNX file."""
 
 
 class DivergenceRecord(Record, frozen=True, kw_only=True):
@@ -90,11 +92,11 @@ def find_divergence(
     tolerance = search_limit(failed.parity, candidate.arithmetic)
     images = contest.images()
     worst = dict.fromkeys(int(image.name) for image in failed.parity.worst)
-    feeds = [{"image": images.input(index)} for index in worst]
+    pictures = [{"picture": images.dataset.load(index)[0]} for index in worst]
     found = first_divergence(
-        Side(against.path, runner(against, contest.threads)),
-        Side(candidate.path, runner(candidate, contest.threads)),
-        feeds,
+        Side(against.path, runner(against, contest)),
+        Side(candidate.path, runner(candidate, contest)),
+        pictures,
         tolerance,
         work=work,
         progress=progress,
@@ -128,12 +130,21 @@ def _stand_in(reference: Contestant, candidate: Contestant, passed: Sequence[Con
 def _obstacle(failed: Failed, against: Contestant | None) -> str:
     """Why the search cannot be done; empty if it can."""
     if failed.contestant.kind != "onnx":
-        return f"only ONNX files can be opened up, and this one is of kind {failed.contestant.kind}"
+        return f"only ONNX files can be opened up, and this one is of kind {failed.contestant.kind}{_way_out(failed)}"
     if against is None:
         return "the reference is no ONNX file and no FP32 ONNX candidate passed; export it and name the file"
     if failed.parity.max_abs is None:
         return "class maps hide how far values are off; export both with --output logits"
     return ""
+
+
+def _way_out(failed: Failed) -> str:
+    """What to bisect in place of a file that cannot be opened up; empty where nothing is like it."""
+    if failed.contestant.kind != "openvino":
+        return ""
+    if failed.contestant.arithmetic == "int8":
+        return f"; 'quantize --for openvino --recipe {QDQ_RECIPE}' makes one that can, with the same kind of integers"
+    return "; name the ONNX file that it was made from, with --runtime openvino"
 
 
 def search_limit(parity: Parity, arithmetic: str) -> Tolerance:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from mscsa_deploy.graphs.check import read_model, to_bytes
+from mscsa_deploy.graphs.pixels import take_pixels
+
+from .conftest import PREPROCESS
+
 pytest.importorskip("onnx_ir")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
@@ -66,3 +71,20 @@ def test_without_bisect_the_error_says_that_it_exists(cli, make, images, referen
     outcome = cli("verify", reference, wrong, "--images", images, "--runtime", "onnxruntime")
     assert outcome.code == 5
     assert "--bisect finds where it starts" in outcome.err
+
+
+@pytest.mark.parametrize("taking", [("reference", "wrong"), ("wrong",)], ids=["both", "one"])
+def test_bisect_gives_each_side_the_input_it_declares(cli, make, images, tmp_path, taking):
+    paths = {"reference": make.network(tmp_path / "reference.onnx")}
+    paths["wrong"] = make.network(tmp_path / "wrong.onnx", GAIN=2.02)
+    for name in taking:
+        model = read_model(paths[name])
+        take_pixels(model, PREPROCESS.mean, PREPROCESS.std)
+        paths[name].write_bytes(to_bytes(model))
+    outcome = cli(
+        "verify", paths["reference"], paths["wrong"], "--images", images, "--runtime", "onnxruntime", "--bisect",
+        "--json", "-q",
+    )  # fmt: skip
+    assert outcome.code == 5
+    (found,) = outcome.json["divergences"]
+    assert (found["node"], found["agreeing"]) == ("node_scaled", ["bent"])
