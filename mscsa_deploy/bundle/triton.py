@@ -232,7 +232,7 @@ def _warmup(bundle: Bundle, name: str, image: Tensor, *, fixed: bool) -> tuple[d
     tensor = np.load(bundle.file(golden.input), allow_pickle=False)
     data_type = _data_type(tensor.dtype.name)
     given = {"data_type": data_type, "dims": list(tensor.shape[0 if fixed else 1 :]), "input_data_file": image.name}
-    sample = {"name": "golden", "batch_size": 0 if fixed else 1, "inputs": {"key": image.name, "value": given}}
+    sample = {"name": "golden", "batch_size": 1, "inputs": {"key": image.name, "value": given}}
     return {"model_warmup": sample}, {f"{name}/warmup/{image.name}": tensor.tobytes()}
 
 

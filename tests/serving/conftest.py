@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mscsa_deploy.bundle.golden import write_golden
 from mscsa_deploy.bundle.manifest import ArtifactEntry, BundleModel, Manifest, Postprocess, Tensor
 from mscsa_deploy.bundle.store import write_bundle
 from mscsa_deploy.bundle.triton import pack
@@ -72,15 +73,32 @@ def class_map_entry(entry):
     return msgspec.structs.replace(entry, path="classmap.onnx", outputs=(output,), postprocess=post)
 
 
+def golden_pair(directory):
+    """A picture with its tensor and the logits that `network` makes of it."""
+    image = scene(SIZE, SIZE)
+    tensor = np.ascontiguousarray(image.transpose(2, 0, 1)[None] / np.float32(255))
+    logits = tensor.reshape(1, 3, SIZE // STRIDE, STRIDE, SIZE // STRIDE, STRIDE).mean((3, 5))
+    return write_golden(directory, picture=picture(image), suffix=".png", tensor=tensor, output=logits, tolerance={})
+
+
 def make_bundle(
-    directory, *, task="seg", batch=1, name="colors", fake=None, labels=("red", "green", "blue"), tail=False
+    directory,
+    *,
+    task="seg",
+    batch=1,
+    name="colors",
+    fake=None,
+    labels=("red", "green", "blue"),
+    tail=False,
+    runtimes=("onnxruntime",),
+    golden=False,
 ):
     """A bundle of the color network, `tail`: also ending in a class map; or of a fake one with the settings `fake`."""
     directory.mkdir(parents=True)
     grid = (batch, 3, SIZE // STRIDE, SIZE // STRIDE) if task == "seg" else (batch, 3)
     shape = (batch, 3, SIZE, SIZE)
     if fake is None:
-        path, kind, runtimes = "model.onnx", "onnx", ("onnxruntime",)
+        path, kind = "model.onnx", "onnx"
         network(directory / path, task=task, batch=batch)
     else:
         path, kind, runtimes = "model.fake", "fake", ("fake",)
@@ -108,6 +126,7 @@ def make_bundle(
         input=image,
         preprocess=Preprocess(height=SIZE, width=SIZE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
         artifacts=entries,
+        golden=golden_pair(directory) if golden else None,
     )
     return write_bundle(directory, manifest).root
 
@@ -246,7 +265,7 @@ def tiny():
 
 
 @pytest.fixture(scope="session")
-def triton(bundles, tmp_path_factory, missing):
+def triton(tmp_path_factory, missing):
     """Address and log of a real Triton server of the generated repository, from the nvidia-pytriton wheel."""
     place = os.environ.get("MSCSA_DEPLOY_TRITON")
     if not place:
@@ -257,13 +276,16 @@ def triton(bundles, tmp_path_factory, missing):
     root = tmp_path_factory.mktemp("triton")
     backend = shutil.copytree(wheel / "backends" / "python", root / "backends" / "python")
     shutil.copy(wheel / "python_backend_stubs" / version / "triton_python_backend_stub", backend)
-    with zipfile.ZipFile(pack(bundles["seg"], root / "repository.zip")) as archive:
-        archive.extractall(root / "repository")
+    for name, batch in (("colors", 1), ("gathered", -1)):
+        runtimes = ("onnxruntime", "openvino")
+        bundle = make_bundle(root / name, name=name, batch=batch, runtimes=runtimes, golden=True)
+        with zipfile.ZipFile(pack(bundle, root / f"{name}.zip")) as archive:
+            archive.extractall(root / "repository")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [wheel / "bin" / "tritonserver", "--model-repository", root / "repository"]
     command += ["--backend-directory", root / "backends", "--http-address", "127.0.0.1", "--http-port", str(port)]
-    command += ["--allow-grpc", "false", "--allow-metrics", "false", "--exit-timeout-secs", "5"]
+    command += ["--allow-grpc", "false", "--allow-metrics", "false", "--exit-timeout-secs", "5", "--log-verbose", "1"]
     # The wheel has the python backend only: the other models are parsed and then refused.
     command += ["--exit-on-error", "false", "--strict-readiness", "false"]
     env = os.environ | {

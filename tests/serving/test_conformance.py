@@ -157,3 +157,11 @@ def test_triton_reads_every_configuration_that_we_write(triton):
     assert states["colors"]["state"] == "READY"
     # a configuration that does not parse is refused by line and column before any backend is looked for
     assert "unable to find backend library for backend 'onnxruntime'" in states["colors_onnxruntime"]["reason"]
+    assert "unable to find backend library for backend 'openvino'" in states["gathered_openvino"]["reason"]
+
+
+def test_triton_warms_up_on_the_golden_input(triton):
+    log = triton.log.read_text()
+    for name in ("colors", "gathered"):
+        assert f"model '{name}' instance {name}_0_0 is running warmup sample 'golden'" in log
+    assert "Skipping" not in log
