@@ -18,13 +18,11 @@ import urllib.request
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from mscsa_deploy.core.ray_settings import ray_settings, ray_variables
 from mscsa_deploy.errors import StageError, UserError
 from mscsa_deploy.serving.refusal import Refusal
-from mscsa_deploy.serving.settings import usable_cores
 
-# Ray reports usage to its makers and writes a token into the home directory unless told otherwise.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.update(ray_variables())
 
 import ray
 from ray import serve
@@ -225,7 +223,7 @@ def deployed(service: Service, *, replicas: tuple[int, int]) -> Iterator[str]:
         raise UserError("the engine 'ray' speaks no TLS", hint="put a TLS proxy in front of it")
     if listen.port == 0:
         raise UserError("the engine 'ray' needs a port", hint="name one with --port")
-    ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False, logging_level="warning")
+    ray.init(ignore_reinit_error=True, logging_level="warning", **ray_settings())
     try:
         timeout = service.work.deadline_ms / 1e3 + limits.body_seconds
         http = {"host": listen.host, "port": listen.port, "request_timeout_s": timeout}
@@ -254,8 +252,8 @@ def _bound(service: Service, replicas: tuple[int, int]) -> Any:
     low, high = replicas
     work = service.work
     sessions = work.workers or 1
-    # A cluster gives each replica its cores; on one machine that is too small, replicas share what there is.
-    cores = min(float(sessions * (work.threads or 1)), usable_cores() / high)
+    # A cluster gives each replica its cores; where there are fewer, replicas share what there is.
+    cores = min(float(sessions * (work.threads or 1)), ray.cluster_resources().get("CPU", 1.0) / high)
     scale = {"min_replicas": low, "max_replicas": high, "target_ongoing_requests": 2 * sessions}
     replica = serve.deployment(
         Replica,

@@ -105,6 +105,8 @@ def make_service(request: ServeRequest) -> Service:
 
 
 def _run_ray(request: ServeRequest, service: Service, announce: Callable[[Serving], None]) -> None:
+    if request.access_log is not None:
+        raise UserError("the engine 'ray' keeps no access log", hint="Ray's own log of requests takes its place")
     try:
         from mscsa_deploy.serving.ray_engine import serve_on_ray
     except ModuleNotFoundError as error:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from mscsa_deploy.core.progress import Progress, silent
+from mscsa_deploy.core.ray_settings import ray_settings, ray_variables
 from mscsa_deploy.errors import StageError, UnsupportedError, UserError
 from mscsa_deploy.workflow.contest import Contest, Score, run_part
 
@@ -48,8 +49,7 @@ def run_on_ray(contest: Contest, *, progress: Progress = silent) -> list[Score]:
         UnsupportedError: Ray is not installed.
         StageError: A worker failed.
     """
-    # Ray reports usage to its makers unless told otherwise.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.update(ray_variables())
     try:
         import ray
         from ray.exceptions import RayError
@@ -60,7 +60,7 @@ def run_on_ray(contest: Contest, *, progress: Progress = silent) -> list[Score]:
         raise UserError(f"'{contest.place}' holds no images", hint="name a folder of images")
     mine = not ray.is_initialized()
     if mine:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(logging_level="ERROR", **ray_settings())
     try:
         workers = max(1, int(ray.cluster_resources().get("CPU", 1)) // contest.threads)
         task = ray.remote(num_cpus=contest.threads)(run_part)

@@ -144,6 +144,7 @@ def test_stopping_right_after_the_announcement_is_heard(start, bundles):
         (["{seg}", "--token-file", "/nowhere"], 2, "cannot read the token file"),
         (["{seg}", "--runtime", "openvino"], 3, "no artefact for runtime"),
         (["{seg}", "--host", "203.0.113.1"], 2, "cannot listen"),
+        (["{seg}", "--engine", "ray", "--access-log", "-"], 2, "keeps no access log"),
     ],
 )
 def test_wrong_arguments_are_told(bundles, capsys, arguments, code, expected):

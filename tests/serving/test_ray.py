@@ -9,7 +9,10 @@ import concurrent.futures
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -20,6 +23,13 @@ from mscsa_deploy.serving.repository import Place
 from mscsa_deploy.serving.settings import Limits, Listen, Work
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]
+CORES = 64
+STRANGER = """
+import sys
+import ray
+ray.init(address=sys.argv[1], logging_level="error")
+print("let in")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +51,12 @@ def client(engine, tiny, tmp_path_factory):
     """Two replicas of a network that takes 20 ms."""
     bundle = tiny.make_bundle(tmp_path_factory.mktemp("ray") / "slow", fake={"latency_ms": 20.0})
     service = Service((Place(bundle),), Work(queue=64), Limits(body_bytes=1 << 20), Listen(port=free_port()))
+    # As on a cluster: Ray has other cores than this process.
+    engine.ray.init(num_cpus=CORES, **engine.ray_settings())
     with engine.deployed(service, replicas=(2, 2)) as url:
-        yield tiny.Client(url)
+        client = tiny.Client(url)
+        client.service = service
+        yield client
 
 
 def replica_processes():
@@ -103,6 +117,30 @@ def test_killed_replica_costs_no_accepted_request(client, tiny):
         time.sleep(0.5)
     assert len(after) == 2
     assert after != before
+
+
+def test_the_number_of_replicas_may_vary(client, engine):
+    service = replace(client.service, work=Work(threads=2, workers=2))
+    engine.serve.run(engine._bound(service, (1, 3)), name="varying", route_prefix="/varying")
+    try:
+        application = engine.serve.status().applications["varying"]
+        assert application.status == "RUNNING"
+        assert application.deployments["Replica"].replica_states == {"RUNNING": 1}
+        details = engine._bound(service, (1, 3))._bound_deployment.init_args[0]._bound_deployment
+        # two sessions of two threads, of which a cluster has room for three
+        assert details.ray_actor_options["num_cpus"] == 4
+    finally:
+        engine.serve.delete("varying")
+
+
+def test_nobody_else_gets_into_the_cluster(client, engine):
+    del client
+    strange = {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": ""}
+    address = engine.ray.get_runtime_context().gcs_address
+    code = [sys.executable, "-c", STRANGER, address]
+    told = subprocess.run(code, env={**os.environ, **strange}, capture_output=True, text=True, timeout=100, check=False)
+    assert told.returncode != 0
+    assert "let in" not in told.stdout
 
 
 @pytest.mark.parametrize("wrong", [{"port": 0}, "tls"])
