@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,11 +16,13 @@ from mscsa_deploy.core.files import sha256_file
 from mscsa_deploy.core.vocabulary import Task
 from mscsa_deploy.errors import UserError
 from mscsa_deploy.imaging.decode import decode, is_readable
-from mscsa_deploy.imaging.layouts import Sample, folder_samples, list_samples
+from mscsa_deploy.imaging.layouts import Sample, folder_samples, list_samples, mask_samples, read_folders
 from mscsa_deploy.imaging.scenes import open_scenes
 
 Target = int | npt.NDArray[np.integer] | None
 MAX_UNREADABLE_SHARE = 0.01
+UNLABELED = 255
+"""In masks: pixels that are not judged."""
 _MASK_MODES = {"L", "P", "1", "I;16"}
 
 log = logging.getLogger(__name__)
@@ -54,12 +56,14 @@ class FileDataset:
         samples: Its pictures and their targets.
         labels: Class names in the order of class ids, where the set itself names them.
         skipped: Unreadable files that were left out.
+        reduce_zero_label: Whether 0 in its masks means unlabeled and class ids begin at 1.
     """
 
     name: str
     samples: tuple[Sample, ...]
     labels: tuple[str, ...] | None = None
     skipped: tuple[Path, ...] = ()
+    reduce_zero_label: bool = False
     _hashes: dict[int, str] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -82,7 +86,7 @@ class FileDataset:
                 f"{image.shape[1]}x{image.shape[0]}",
                 hint="masks have the size of the upright picture",
             )
-        return image, mask
+        return image, without_zero_label(mask) if self.reduce_zero_label else mask
 
     def content_hash(self, index: int) -> str:
         """SHA-256 of the picture's file."""
@@ -91,9 +95,11 @@ class FileDataset:
         return self._hashes[index]
 
     def target_hash(self, index: int) -> str:
-        """SHA-256 of the mask's file, or the label."""
+        """SHA-256 of the mask's file and how it is read, or the label."""
         sample = self.samples[index]
-        return str(sample.label) if sample.mask is None else sha256_file(sample.mask)
+        if sample.mask is None:
+            return str(sample.label)
+        return sha256_file(sample.mask) + ("-reduced" if self.reduce_zero_label else "")
 
     def part_of(self, index: int) -> str:
         """A set of files has one part, the whole."""
@@ -147,12 +153,18 @@ def read_mask(path: Path) -> npt.NDArray[np.integer]:
     return values.astype(np.uint8) if values.dtype == bool else values
 
 
+def without_zero_label(mask: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+    """A mask whose 0 is unlabeled and whose class ids begin at 1, in this project's form: 255 and ids from 0."""
+    unlabeled = (mask == 0) | (mask == UNLABELED)
+    return np.where(unlabeled, UNLABELED, mask - np.minimum(mask, 1)).astype(mask.dtype)
+
+
 def open_dataset(place: str | Path, task: Task, *, labels: Sequence[str] | None = None) -> Dataset:
     """The image set at `place`.
 
     Args:
         place: A folder (``images/`` and ``masks/``; one folder per class; or bare pictures), a CSV list
-            (``image,label`` or ``image,mask``), or the TOML file of a composed set.
+            (``image,label`` or ``image,mask``), or a TOML file: of a composed set, or one that names folders.
         task: ``"cls"`` or ``"seg"``: which targets to look for. A composed set has none for ``"cls"``.
         labels: The model's class names; class folders and labels of these names get their ids.
 
@@ -164,19 +176,32 @@ def open_dataset(place: str | Path, task: Task, *, labels: Sequence[str] | None 
     if not path.exists():
         raise UserError(f"there is no image set at '{place}'", hint="name a folder, a CSV list or a scene set")
     if path.suffix == ".toml":
-        return open_scenes(path) if task == "seg" else PicturesOnly(open_scenes(path))
+        return _described(path, task, labels)
     if path.is_dir():
         samples, found = folder_samples(path, task, labels)
     elif path.suffix.lower() == ".csv":
         samples, found = list_samples(path, task, labels)
     else:
         raise UserError(f"'{place}' is no image set", hint="name a folder, a CSV list or a scene set")
-    if not samples:
-        raise UserError(f"'{place}' holds no pictures", hint="put JPEG, PNG, WebP, BMP, GIF or TIFF files there")
-    return _without_unreadable(FileDataset(str(path), samples, found))
+    return _readable(FileDataset(str(path), samples, found))
 
 
-def _without_unreadable(dataset: FileDataset) -> FileDataset:
+def _described(path: Path, task: Task, labels: Sequence[str] | None) -> Dataset:
+    """What a TOML file describes: composed scenes, or pictures and masks in folders of any name."""
+    folders = read_folders(path)
+    if folders is None:
+        return open_scenes(path) if task == "seg" else PicturesOnly(open_scenes(path))
+    if task == "seg":
+        samples, found = mask_samples(folders.images, folders.masks), None
+    else:
+        samples, found = folder_samples(folders.images, task, labels)
+    return _readable(FileDataset(str(path), samples, found, reduce_zero_label=folders.reduce_zero_label))
+
+
+def _readable(dataset: FileDataset) -> FileDataset:
+    """The set without the pictures that cannot be read."""
+    if not dataset.samples:
+        raise UserError(f"'{dataset.name}' holds no pictures", hint="put JPEG, PNG, WebP, BMP, GIF or TIFF files there")
     readable = [is_readable(sample.image) for sample in dataset.samples]
     bad = tuple(sample.image for sample, good in zip(dataset.samples, readable, strict=True) if not good)
     if not bad:
@@ -192,7 +217,7 @@ def _without_unreadable(dataset: FileDataset) -> FileDataset:
         "'%s': %d of %d pictures cannot be read and are left out: %s", dataset.name, len(bad), len(readable), some
     )
     good = tuple(sample for sample, ok in zip(dataset.samples, readable, strict=True) if ok)
-    return FileDataset(dataset.name, good, dataset.labels, bad)
+    return replace(dataset, samples=good, skipped=bad, _hashes={})
 
 
 def refuse_overlap(*datasets: Dataset) -> None:

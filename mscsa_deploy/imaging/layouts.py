@@ -1,4 +1,4 @@
-"""Where the pictures of a set lie and what their targets are: folders and CSV lists."""
+"""Where the pictures of a set lie and what their targets are: folders, CSV lists, and TOML that names folders."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import msgspec
+
+from mscsa_deploy.core.config import Config, read_toml
 from mscsa_deploy.core.vocabulary import Task
 from mscsa_deploy.errors import UserError, unknown_name
 
@@ -21,6 +25,44 @@ class Sample:
     image: Path
     label: int | None = None
     mask: Path | None = None
+
+
+class PictureFolders(Config, frozen=True, kw_only=True):
+    """Pictures and masks in folders of any name, both relative to the TOML file.
+
+    Args:
+        images: The pictures.
+        masks: Their masks, PNG files of the same names; none if it is left out.
+        reduce_zero_label: Whether 0 in a mask means unlabeled and class ids begin at 1, as in ADE20K's own masks.
+    """
+
+    format: Literal["folders-1"]
+    images: Path
+    masks: Path | None = None
+    reduce_zero_label: bool = False
+
+
+class _Manifest(msgspec.Struct):
+    """What tells kinds of TOML files apart."""
+
+    format: str = ""
+
+
+def read_folders(path: Path) -> PictureFolders | None:
+    """The TOML file at `path`, its folders made absolute; None if it describes a set of another kind.
+
+    Raises:
+        UserError: It cannot be read, has a wrong or unknown key, or a folder does not exist.
+    """
+    if read_toml(path, _Manifest).format != "folders-1":
+        return None
+    named = read_toml(path, PictureFolders)
+    images = path.parent / named.images
+    masks = path.parent / named.masks if named.masks else None
+    for folder in filter(None, (images, masks)):
+        if not folder.is_dir():
+            raise UserError(f"'{path}': there is no folder '{folder}'", hint="folders are relative to the TOML file")
+    return msgspec.structs.replace(named, images=images, masks=masks)
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -65,8 +107,17 @@ def _segmentation_folder(folder: Path) -> tuple[Sample, ...]:
         if masks.is_dir():
             raise UserError(f"'{folder}' has 'masks' but no 'images'", hint="put the pictures into 'images'")
         return tuple(Sample(path) for path in pictures_in(folder))
+    return mask_samples(images, masks if masks.is_dir() else None)
+
+
+def mask_samples(images: Path, masks: Path | None) -> tuple[Sample, ...]:
+    """The pictures below `images`, each with the mask of its name below `masks`.
+
+    Raises:
+        UserError: A mask is missing.
+    """
     paths = pictures_in(images)
-    if not masks.is_dir():
+    if masks is None:
         return tuple(Sample(path) for path in paths)
     pairs = [(path, masks / path.relative_to(images).with_suffix(".png")) for path in paths]
     missing = [mask for _, mask in pairs if not mask.is_file()]

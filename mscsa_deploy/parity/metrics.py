@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from mscsa_deploy.core.tensors import Array
 
 IGNORE = 255
-"""Pixels of this class in a mask are not judged, as in ADE20K's."""
+"""Pixels of this class in a mask are not judged."""
+FROM_ONE = (
+    "if 0 is unlabeled in these masks and classes begin at 1, as in ADE20K's own, name the folders in a TOML file "
+    "with 'reduce_zero_label = true'"
+)
 
 
 class ImageScores(Protocol):
@@ -139,10 +143,11 @@ class ConfusionMatrix:
 
     def _check_range(self, classes: Array, what: str) -> None:
         if classes.size and not 0 <= classes.min() <= classes.max() < self.num_classes:
+            wrong = int(classes.max() if classes.min() >= 0 else classes.min())
             raise SpecError(
-                f"the {what} holds class {int(classes.max() if classes.min() >= 0 else classes.min())}, "
+                f"the {what} holds class {wrong}, "
                 f"expected 0..{self.num_classes - 1} or {IGNORE} for pixels that are not judged",
-                hint="check the class count of the model and the values of the masks",
+                hint=FROM_ONE if wrong == self.num_classes else "check the model's class count and the masks' values",
             )
 
     @property

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mscsa_deploy.errors import UserError
-from mscsa_deploy.imaging.dataset import open_dataset, read_mask, refuse_overlap
+from mscsa_deploy.imaging.dataset import open_dataset, read_mask, refuse_overlap, without_zero_label
 
 from .conftest import SCENES
 
@@ -195,3 +195,61 @@ def test_scene_set_without_masks_for_classification():
     assert target is None
     np.testing.assert_array_equal(image, scenes.load(3)[0])
     assert pictures.content_hash(3) == scenes.content_hash(3)
+
+
+@pytest.fixture
+def raw_ade20k(tmp_path, gradient):
+    """Folders as ADE20K has them, 0 for unlabeled and classes from 1, and the TOML that names them."""
+    images, masks = (tmp_path / "ade" / kind / "validation" for kind in ("images", "annotations"))
+    for folder in (images, masks):
+        folder.mkdir(parents=True)
+    mask = np.array([[0, 1, 2, 150], [255, 1, 1, 1]], np.uint8).repeat(12, axis=0).repeat(9, axis=1)
+    Image.fromarray(gradient).save(images / "a.jpg")
+    Image.fromarray(mask).save(masks / "a.png")
+    path = tmp_path / "ade.toml"
+    path.write_text(
+        'format = "folders-1"\nimages = "ade/images/validation"\nmasks = "ade/annotations/validation"\n'
+        "reduce_zero_label = true\n"
+    )
+    return path
+
+
+def test_masks_with_classes_from_one_are_told_in_toml(raw_ade20k):
+    dataset = open_dataset(raw_ade20k, "seg")
+    mask = dataset.load(0)[1]
+    assert mask[::12, ::9].tolist() == [[255, 0, 1, 149], [255, 0, 0, 0]]
+    assert mask.dtype == np.uint8
+    plain = raw_ade20k.with_name("plain.toml")
+    plain.write_text(raw_ade20k.read_text().replace("true", "false"))
+    other = open_dataset(plain, "seg")
+    assert other.load(0)[1][::12, ::9].tolist() == [[0, 1, 2, 150], [255, 1, 1, 1]]
+    # Scores that were kept for one reading are not those of the other.
+    assert dataset.target_hash(0) != other.target_hash(0)
+
+
+def test_sixteen_bit_masks_with_classes_from_one_keep_large_ids():
+    assert without_zero_label(np.array([0, 1, 300], np.uint16)).tolist() == [255, 0, 299]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("validation", "nowhere"), "there is no folder .*nowhere"),
+        (("reduce_zero_label", "reduce_zero"), "unknown field `reduce_zero`"),
+    ],
+    ids=["folder", "key"],
+)
+def test_toml_that_does_not_fit_is_refused(raw_ade20k, change, message):
+    raw_ade20k.write_text(raw_ade20k.read_text().replace(*change))
+    with pytest.raises(UserError, match=message):
+        open_dataset(raw_ade20k, "seg")
+
+
+def test_unreadable_pictures_leave_masks_read_as_told(raw_ade20k):
+    images, masks = (raw_ade20k.parent / "ade" / kind / "validation" for kind in ("images", "annotations"))
+    for index in range(100):
+        shutil.copy(images / "a.jpg", images / f"{index}.jpg")
+        shutil.copy(masks / "a.png", masks / f"{index}.png")
+    (images / "a.jpg").write_bytes(b"")
+    dataset = open_dataset(raw_ade20k, "seg")
+    assert (len(dataset), len(dataset.skipped), dataset.reduce_zero_label) == (100, 1, True)

@@ -80,6 +80,10 @@ def test_add_returns_the_image_and_keeps_the_sum():
     [
         pytest.param(np.zeros((2, 2), int), np.zeros((2, 3), int), "resize the class map", id="shape"),
         pytest.param(np.full((1, 1), 4), np.zeros((1, 1), int), "the mask holds class 4", id="mask range"),
+        pytest.param(
+            np.full((1, 1), CLASSES), np.zeros((1, 1), int), "reduce_zero_label = true", id="classes from one"
+        ),
+        pytest.param(np.full((1, 1), CLASSES + 1), np.zeros((1, 1), int), "class count and", id="far off"),
         pytest.param(np.zeros((1, 1), int), np.full((1, 1), 255), "the class map holds class 255", id="map range"),
         pytest.param(np.full((1, 1), -1), np.zeros((1, 1), int), "the mask holds class -1", id="negative"),
         pytest.param(np.zeros((1, 1)), np.zeros((1, 1), int), "integers", id="floats"),
