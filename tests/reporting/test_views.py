@@ -14,9 +14,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from mscsa_deploy.core.report import Latency, Report, Row
+from mscsa_deploy.core.report import Report
 from mscsa_deploy.errors import UserError
-from mscsa_deploy.reporting import cells
 from mscsa_deploy.reporting.console import render
 from mscsa_deploy.reporting.delimited import to_csv
 from mscsa_deploy.reporting.files import VIEWS, read_report, write_report
@@ -206,43 +205,16 @@ def test_console_fits_the_terminal_and_keeps_what_matters(report, width):
     assert "…" not in text
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (None, ""),
-        (0.1234, "0.123"),
-        (0.99951, "1.00"),
-        (7.604, "7.60"),
-        (9.996, "10.0"),
-        (71.56, "71.6"),
-        (131.5, "132"),
-    ],
-)
-def test_number_has_three_digits(value, text):
-    assert cells.number(value) == text
-
-
-def test_p90_is_only_given_where_supported():
-    few = Latency(min=1, mean=1, p50=1, samples=50, cv=0.1, ci95=(1, 1))
-    assert cells.p90(few) == ""
-    assert cells.p90(msgspec.structs.replace(few, p90_early_stopping=2.5)) == "≤ 2.50"
-    assert cells.p90(msgspec.structs.replace(few, p90=2.0, p90_early_stopping=2.5)) == "2.00"
-
-
-def test_agreement_is_never_rounded_up_to_all(report):
-    parity = report.rows[0].parity
-    row = replaced(report.rows[0], parity=replaced(parity, argmax_agreement=99.9996))
-    assert cells.agreement(row) == "99.99"
-    assert cells.agreement(replaced(row, parity=replaced(parity, argmax_agreement=100.0))) == "100"
-
-
-def test_drop_gain_is_negative_and_zero_has_no_sign(report):
-    metric = report.rows[0].metric
-    assert (
-        cells.drop(replaced(metric, drop=-0.5, drop_ci95=(-1.0, 0.001)))
-        == "\N{MINUS SIGN}0.50 [\N{MINUS SIGN}1.00, 0.00]"
-    )
-    assert cells.drop(replaced(metric, drop=-0.001, drop_ci95=None)) == "0.00"
+def test_console_leaves_out_columns_only_where_there_is_no_room(report):
+    shown = {}
+    for width in (60, 240):
+        console = Console(width=width, file=io.StringIO(), color_system=None)
+        console.print(render(report))
+        shown[width] = console.file.getvalue()
+    assert "p50 ms" in shown[60]
+    for heading in ("vs optimized", "Agree %", "FPS", "Size", "p90 ms", "Drop"):
+        assert heading in shown[240]
+    assert "vs optimized" not in shown[60]
 
 
 def test_read_samples_finds_raw_latencies_in_milliseconds(report, tmp_path):
@@ -289,15 +261,6 @@ def test_report_schema_keys_are_those_of_the_documents(report, tmp_path):
               "fps", "load_ms", "peak_rss_bytes", "size_bytes", "speedup_vs_fp32", "speedup_vs_optimised_fp32",
               "metric", "parity", "status", "reason"}  # fmt: skip
     assert wanted <= set(plain["rows"][0])
-
-
-def test_groups_keep_boundaries_and_modes_apart(report):
-    paced = Row(runtime="fake", precision="fp32", status="not run", mode="paced")
-    assert list(cells.groups(replaced(report, rows=(*report.rows, paced)))) == [
-        "Network only",
-        "End to end (picture bytes to answer)",
-        "Network only, at a fixed rate",
-    ]
 
 
 def test_metrics_over_parts_of_the_set_are_told_beside_the_headline(report, tmp_path):
