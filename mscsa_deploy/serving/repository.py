@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mscsa_deploy.bundle.manifest import MANIFEST_NAME
 from mscsa_deploy.bundle.store import Bundle, read_bundle
 from mscsa_deploy.core.files import cache_root
 from mscsa_deploy.errors import DeployError, UserError, unknown_name
@@ -33,7 +32,8 @@ PLATFORM = "mscsa_deploy_bundle"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
-Stamp = tuple[int, int, int]
+Stamp = tuple[tuple[str, int, int, int], ...]
+"""Place, time, size and inode of each file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Served:
         version: Its version.
         place: Where it came from.
         bundle: The verified bundle.
-        stamp: Of its manifest or zip when it was read.
+        stamp: Of its files when it was read.
         pool: Its sessions.
     """
 
@@ -163,8 +163,8 @@ class Repository:
     async def reload_changed(self) -> None:
         """Replace each version whose bundle has changed on disk; a broken bundle changes nothing."""
         for served in self.all():
-            stamp = _stamp(served.place.path)
-            if stamp is None or stamp in (served.stamp, self._refused.get(served.place.path)):
+            stamp = await asyncio.to_thread(_stamp, served.place.path)
+            if not stamp or stamp in (served.stamp, self._refused.get(served.place.path)):
                 continue
             try:
                 fresh = await asyncio.to_thread(self._open, served.place, served.name, served.version)
@@ -209,9 +209,7 @@ class Repository:
             for model in models:
                 model.close()
             raise
-        return Served(
-            name, version, place, opened, stamp or (0, 0, 0), Pool(models, work, self._observer(name, version))
-        )
+        return Served(name, version, place, opened, stamp, Pool(models, work, self._observer(name, version)))
 
     def _model(self, bundle: Bundle) -> ServedModel:
         """One worker's session; a second one where pictures are answered sooner by a file that ends in class maps."""
@@ -233,10 +231,14 @@ def _cache() -> Path:
     return cache_root() / "compiled"
 
 
-def _stamp(path: Path) -> Stamp | None:
-    """What changes when a bundle is written anew; None while it is not there."""
+def _stamp(path: Path) -> Stamp:
+    """What changes when any file of a bundle does; empty while it is not there.
+
+    All files, not the manifest alone: one that is copied over another file by file is refused until the last is there.
+    """
     try:
-        facts = (path / MANIFEST_NAME if path.is_dir() else path).stat()
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        facts = [(str(file), file.stat()) for file in files]
     except OSError:
-        return None
-    return facts.st_mtime_ns, facts.st_size, facts.st_ino
+        return ()
+    return tuple((name, fact.st_mtime_ns, fact.st_size, fact.st_ino) for name, fact in facts)

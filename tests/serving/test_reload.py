@@ -1,0 +1,76 @@
+"""Bundles that change on disk are loaded again without a dropped request; broken ones change nothing."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import shutil
+import threading
+import time
+
+SECONDS = 30
+
+
+def test_changed_bundle_is_reloaded_without_a_dropped_request(serve, tiny, tmp_path):
+    place = tiny.make_bundle(tmp_path / "served", labels=("red", "green", "blue"))
+    other = tiny.make_bundle(tmp_path / "other", labels=("rot", "gruen", "blau"))
+    data = tiny.picture(tiny.scene(16, 16))
+    answers, done = [], threading.Event()
+    with serve(place, workers=2, listening={"watch_seconds": 0.05}) as client:
+
+        def ask():
+            while not done.is_set():
+                answers.append(client.picture(data))
+
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            asking = [pool.submit(ask) for _ in range(3)]
+            for fresh in (other, place.with_name("again")):
+                time.sleep(0.3)
+                if fresh != other:
+                    tiny.make_bundle(fresh)
+                place.rename(place.with_name(f"old-{fresh.name}"))
+                shutil.copytree(fresh, place)
+            time.sleep(0.8)
+            done.set()
+            for one in asking:
+                one.result()
+        text = client.get("/metrics").body.decode()
+    assert {answer.status for answer in answers} == {200}
+    seen = [answer.json["classes"][0]["label"] in ("red", "green", "blue") for answer in answers]
+    assert seen[0]
+    assert seen[-1]
+    assert not all(seen)
+    assert 'mscsa_deploy_reloads_total{result="ok"} 2.0' in text
+
+
+def test_broken_change_keeps_the_old_bundle(serve, tiny, tmp_path, caplog):
+    place = tiny.make_bundle(tmp_path / "served")
+    data = tiny.picture(tiny.scene(16, 16))
+    with serve(place, listening={"watch_seconds": 0.05}) as client:
+        (place / "model.onnx").write_bytes(b"broken")
+        (place / "manifest.json").touch()
+        end = time.monotonic() + SECONDS
+        while "cannot be served" not in caplog.text and time.monotonic() < end:
+            time.sleep(0.05)
+        assert client.picture(data).status == 200
+        time.sleep(0.3)
+        text = client.get("/metrics").body.decode()
+    # the same broken bundle is tried once, not at every look
+    assert 'mscsa_deploy_reloads_total{result="failed"} 1.0' in text
+
+
+def test_bundle_that_is_copied_over_file_by_file_is_loaded_once_it_is_whole(serve, tiny, tmp_path, caplog):
+    place = tiny.make_bundle(tmp_path / "served")
+    fresh = tiny.make_bundle(tmp_path / "fresh", labels=("rot", "gruen", "blau"), batch=-1)
+    with serve(place, listening={"watch_seconds": 0.05}) as client:
+        for name in ("manifest.json", "README.md", "model.onnx"):
+            assert client.picture(tiny.picture(tiny.scene())).json["classes"][0]["label"] == "red"
+            shutil.copyfile(fresh / name, place / name)
+            wait_for(lambda name=name: "cannot be served" in caplog.text or name == "model.onnx")
+        wait_for(lambda: client.picture(tiny.picture(tiny.scene())).json["classes"][0]["label"] == "rot")
+
+
+def wait_for(condition):
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
