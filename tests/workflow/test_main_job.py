@@ -11,29 +11,11 @@ from mscsa_deploy.core.files import sha256_file
 from mscsa_deploy.reporting.files import read_report
 from mscsa_deploy.workflow import sensitivity
 
-MODEL = ["topformer_t_mscsa", "--task", "seg", "--random-weights", "3", "--num-classes", "13", "--size", "64x96"]
-
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """A cache of this module's own, so that its tests share finished work and nothing else."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MSCSA_DEPLOY_CACHE", str(folder))
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def deployed(cache, tmp_path_factory):
+def deployed(deploy_small):
     """A deployment for ONNX Runtime and OpenVINO; (exit code, bundle)."""
-    out = tmp_path_factory.mktemp("deploy") / "bundle"
-    code = run(
-        [
-            "deploy", *MODEL, "--runtime", "onnxruntime,openvino", "--preset", "smoke", "--calibration-images", "6",
-            "--evaluation-images", "4", "--device", "generic_x86", "--mobile", "-o", str(out), "-q",
-        ]
-    )  # fmt: skip
-    return code, out
+    return deploy_small("--mobile")
 
 
 def test_deploy_finishes_and_every_required_gate_passes(deployed):
@@ -162,25 +144,25 @@ def test_bundle_answers_through_the_light_runner(deployed, tmp_path):
     assert answer.class_map.shape == (512, 512)
 
 
-def test_existing_output_is_refused_and_left_alone(deployed, capsys):
+def test_existing_output_is_refused_and_left_alone(small, deployed, capsys):
     out = deployed[1]
     before = sha256_file(out / "manifest.json")
-    assert run(["deploy", *MODEL, "--preset", "smoke", "-o", str(out), "-q"]) == 2
+    assert run(["deploy", *small, "--preset", "smoke", "-o", str(out), "-q"]) == 2
     assert "already exists" in capsys.readouterr().err
     assert sha256_file(out / "manifest.json") == before
 
 
-def test_overlapping_image_sets_are_refused(cache, tmp_path, capsys):
+def test_overlapping_image_sets_are_refused(small, cache, tmp_path, capsys):
     out = tmp_path / "out"
-    code = run(["deploy", *MODEL, "--validation", "evaluation", "--preset", "smoke", "-o", str(out), "-q"])
+    code = run(["deploy", *small, "--validation", "evaluation", "--preset", "smoke", "-o", str(out), "-q"])
     assert code == 2
     assert "evaluation" in capsys.readouterr().err
     assert not out.exists()
 
 
-def test_dry_run_does_nothing_and_says_what_would_be_done(tmp_path, capsys):
+def test_dry_run_does_nothing_and_says_what_would_be_done(small, tmp_path, capsys):
     out = tmp_path / "out"
-    assert run(["deploy", *MODEL, "--dry-run", "--json", "-o", str(out)]) == 0
+    assert run(["deploy", *small, "--dry-run", "--json", "-o", str(out)]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert set(plan) == {"profile", "runtimes", "recipes"}
     assert not out.exists()
@@ -209,12 +191,12 @@ def test_quantize_by_recipe_keeps_the_file_only_within_budget(deployed, tmp_path
     assert sorted(p.name for p in (tmp_path / "no").iterdir()) == ["manifest.json", "quantize.json"]
 
 
-def test_export_failure_leaves_nothing(tmp_path, capsys, monkeypatch):
+def test_export_failure_leaves_nothing(small, tmp_path, capsys, monkeypatch):
     from mscsa_deploy.parity import tolerance
 
     strict = tolerance.Tolerance(max_abs=-1.0, why="nothing can pass this")
     monkeypatch.setattr(tolerance, "tolerance_for", lambda _: strict)
-    code = run(["export", *MODEL, "-o", str(tmp_path / "out"), "-q"])
+    code = run(["export", *small, "-o", str(tmp_path / "out"), "-q"])
     assert code == 5
     assert "max_abs" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
