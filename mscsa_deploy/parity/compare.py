@@ -218,13 +218,6 @@ class Comparator:
         return (furthest, least)
 
 
-def compare(reference: Array, candidate: Array) -> Parity:
-    """The parity of two outputs of one batch; see `Comparator.add` for the layouts."""
-    comparator = Comparator()
-    comparator.add(reference, candidate)
-    return comparator.result()
-
-
 def _one_sided(reference: Array, candidate: Array) -> Array:
     """Where a value is NaN or infinite and not the same on both sides.
 

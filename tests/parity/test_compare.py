@@ -11,7 +11,9 @@ import pytest
 from mscsa_deploy.core.config import to_json
 from mscsa_deploy.errors import SpecError, UserError
 from mscsa_deploy.parity import compare as module
-from mscsa_deploy.parity.compare import Comparator, compare
+from mscsa_deploy.parity.compare import Comparator
+
+from .conftest import compare
 
 REFERENCE = np.array([[[0.0, 4.0], [1.0, 2.0]]], dtype=np.float32)  # (1 image, 2 classes, 2 positions)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mscsa_deploy.errors import GateError, UserError
-from mscsa_deploy.parity.compare import Comparator, compare
+from mscsa_deploy.parity.compare import Comparator
 from mscsa_deploy.parity.tolerance import (
     DEFAULTS,
     Tolerance,
@@ -16,6 +16,8 @@ from mscsa_deploy.parity.tolerance import (
     tolerance_for,
     violations,
 )
+
+from .conftest import compare
 
 REFERENCE = np.array([[0.0, 1.0], [0.0, 1.0]], dtype=np.float32)
 
