@@ -44,6 +44,7 @@ class UnitDamage:
         sqnr_db: Signal to quantization noise of the outputs, in decibels; the lower, the worse.
         agreement: Share of positions whose largest class stays the same, in percent.
         saved_ms: Time the integer unit saves; None when it was not measured.
+        drop: Points of the task metric that it costs; None without labels.
     """
 
     unit: str
@@ -52,6 +53,20 @@ class UnitDamage:
     sqnr_db: float
     agreement: float
     saved_ms: float | None = None
+    drop: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskMetric:
+    """What judges answers by labels.
+
+    Args:
+        name: As in reports, ``mIoU`` or ``top-1``.
+        score: The metric in percent of the outputs of each sample, in the order of the samples.
+    """
+
+    name: str
+    score: Callable[[Sequence[Sequence[Array]]], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +77,15 @@ class Sensitivity:
         units: Sorted by `sqnr_db`, ties in graph order.
         whole: The same figures with every unit quantized.
         samples: How many samples were compared.
+        metric: Name of the task metric; empty without labels.
+        reference: The float model's, in percent; None without labels.
     """
 
     units: tuple[UnitDamage, ...]
     whole: UnitDamage
     samples: int
+    metric: str = ""
+    reference: float | None = None
 
 
 def block_units(nodes: Sequence[str], depth: int = 3) -> dict[str, tuple[str, ...]]:
@@ -101,6 +120,7 @@ def measure_sensitivity(
     *,
     by: str = "block",
     saved_ms: Callable[[tuple[str, ...]], float | None] | None = None,
+    metric: TaskMetric | None = None,
     progress: Progress = silent,
 ) -> Sensitivity:
     """Quantize each unit of a model alone and rank the units by the damage.
@@ -111,6 +131,7 @@ def measure_sensitivity(
         samples: What to compare on; each unit runs on all of them, so a handful is enough.
         by: ``"block"`` or ``"node"``.
         saved_ms: Time that a unit (its node names) saves on integers, in milliseconds.
+        metric: Judges every unit's answers to the samples as well, where these have labels.
         progress: Told after each unit.
 
     Raises:
@@ -126,20 +147,23 @@ def measure_sensitivity(
     float_session = plain_session(source.model)
     feeds = [dict(feed) for feed in samples]
     wanted = [float_session.run(None, feed) for feed in feeds]
+    reference = metric.score(wanted) if metric else None
 
     def judge(unit: str, members: tuple[str, ...]) -> UnitDamage:
         session = plain_session(with_pairs(source.model, int8, frozenset(members)))
         got = [session.run(None, feed) for feed in feeds]
         ops = tuple(dict.fromkeys(known[name] for name in members))
         noise, agreement = _noise(wanted, got)
-        return UnitDamage(unit, members, ops, noise, agreement, saved_ms(members) if saved_ms else None)
+        drop = reference - metric.score(got) if metric and reference is not None else None
+        return UnitDamage(unit, members, ops, noise, agreement, saved_ms(members) if saved_ms else None, drop)
 
     damages = []
     for index, (unit, members) in enumerate(units.items()):
         damages.append(judge(unit, members))
         progress(index + 1, len(units), "sensitivity")
     whole = judge("all", nodes)
-    return Sensitivity(tuple(sorted(damages, key=lambda damage: damage.sqnr_db)), whole, len(feeds))
+    ranked = tuple(sorted(damages, key=lambda damage: damage.sqnr_db))
+    return Sensitivity(ranked, whole, len(feeds), metric.name if metric else "", reference)
 
 
 def with_pairs(float_model: onnx.ModelProto, quantized: onnx.ModelProto, kept: frozenset[str]) -> onnx.ModelProto:
@@ -252,8 +276,10 @@ def to_svg(result: Sensitivity, *, most: int = 30) -> str:
         width = 360 * max(0.0, 1 - unit.sqnr_db / top) + 2
         parts.append(f'<text x="392" y="{y + 12}" text-anchor="end">{_escape(unit.unit[-60:])}</text>')
         parts.append(f'<rect x="400" y="{y + 2}" width="{width:.1f}" height="13" fill="#c2410c"/>')
-        label = f"{unit.sqnr_db:.1f} dB" if unit.saved_ms is None else f"{unit.sqnr_db:.1f} dB, {unit.saved_ms:+.2f} ms"
-        parts.append(f'<text x="{404 + width:.1f}" y="{y + 12}">{label}</text>')
+        label = [f"{unit.sqnr_db:.1f} dB"]
+        label += [] if unit.drop is None else [f"{_escape(result.metric)} {-unit.drop:+.2f}"]
+        label += [] if unit.saved_ms is None else [f"{unit.saved_ms:+.2f} ms"]
+        parts.append(f'<text x="{404 + width:.1f}" y="{y + 12}">{", ".join(label)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 

@@ -23,9 +23,9 @@ SHOWN = 20
 @runtime_option
 @click.option("--by", type=click.Choice(["block", "node"]), default="block", show_default=True, help="What is ranked.")
 @click.option("--calibration", default="calibration", show_default=True, help="Images that ranges come from.")
-@click.option("--validation", help="Images to compare on (default: those of --calibration).")
+@click.option("--validation", help="Images to judge on (default: those of --calibration).")
 @click.option(
-    "--max-images", "images", type=click.IntRange(min=1), default=4, show_default=True, help="Compare on so many."
+    "--max-images", "images", type=click.IntRange(min=1), default=4, show_default=True, help="Judge on so many."
 )
 @click.option("--recipe", metavar="NAME|FILE", help="Calibration recipe (default: the device profile's).")
 @subject_options
@@ -54,11 +54,13 @@ def _table(report: SensitivityReport) -> Table:
 
     title = f"{report.model} on {report.runtime}, {report.recipe}: the worst first ({report.images} images)"
     table = Table("unit", title=title, title_justify="left")
-    for column in ("SQNR dB", "agree %", "float ms"):
+    for column in ("SQNR dB", "agree %", *([f"{report.metric} drop"] if report.metric else []), "float ms"):
         table.add_column(column, justify="right")
     table.add_column("operators")
-    table.add_row("everything", f"{report.whole_sqnr_db:.1f}", f"{report.whole_agreement:.2f}", "", "")
-    for unit in report.units[:SHOWN]:
-        spent = "" if unit.float_ms is None else f"{unit.float_ms:.2f}"
-        table.add_row(unit.unit, f"{unit.sqnr_db:.1f}", f"{unit.agreement:.2f}", spent, " ".join(unit.ops))
+
+    everything = ("everything", report.whole_sqnr_db, report.whole_agreement, report.whole_drop, None, ())
+    units = [(u.unit, u.sqnr_db, u.agreement, u.drop, u.float_ms, u.ops) for u in report.units[:SHOWN]]
+    for name, noise, agreement, drop, spent, ops in (everything, *units):
+        cells = [f"{noise:.1f}", f"{agreement:.2f}", *([] if drop is None else [f"{drop:.2f}"])]
+        table.add_row(name, *cells, "" if spent is None else f"{spent:.2f}", " ".join(ops))
     return table

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
@@ -16,6 +17,8 @@ from mscsa_deploy.parity.metrics import ConfusionMatrix, ImageScores, TopK
 if TYPE_CHECKING:
     from mscsa_deploy.imaging.preprocess import Preprocess
 
+HEADLINES: Mapping[Task, str] = MappingProxyType({"seg": "mIoU", "cls": "top-1"})
+"""The metric that a task is judged by first."""
 MAX_CLASSES = 256
 """Class numbers that a uint8 mask can hold; counted where a class map does not tell how many there are."""
 
@@ -71,7 +74,7 @@ class _SegmentationJudge:
     def scores(self) -> dict[str, ImageScores]:
         if not self.matrix.images:
             return {}
-        return {"mIoU": self.matrix.mean_iou(), "pixel accuracy": self.matrix.pixel_accuracy()}
+        return {HEADLINES["seg"]: self.matrix.mean_iou(), "pixel accuracy": self.matrix.pixel_accuracy()}
 
 
 @dataclass
@@ -90,4 +93,4 @@ class _ClassificationJudge:
     def scores(self) -> dict[str, ImageScores]:
         if not self.ranks.images:
             return {}
-        return {"top-1": self.ranks.top(1), "top-5": self.ranks.top(5)}
+        return {HEADLINES["cls"]: self.ranks.top(1), "top-5": self.ranks.top(5)}

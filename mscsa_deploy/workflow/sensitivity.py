@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +11,10 @@ from mscsa_deploy.core.config import Record, to_json
 from mscsa_deploy.core.files import refuse_existing
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.errors import UnsupportedError
+from mscsa_deploy.parity.metrics import value
 from mscsa_deploy.workflow.build import quantize_cached
 from mscsa_deploy.workflow.images import open_images
+from mscsa_deploy.workflow.judge import HEADLINES, judge_for
 from mscsa_deploy.workflow.opening import open_subject
 from mscsa_deploy.workflow.output import write_output
 from mscsa_deploy.workflow.quantize import recipe_for
@@ -21,8 +24,9 @@ from mscsa_deploy.workflow.subject import Subject, SubjectRequest
 if TYPE_CHECKING:
     from mscsa_deploy.calibration.recipe import CalibrationRecipe
     from mscsa_deploy.calibration.samples import Samples
-    from mscsa_deploy.calibration.sensitivity import Sensitivity
-    from mscsa_deploy.core.tensors import Feed
+    from mscsa_deploy.calibration.sensitivity import Sensitivity, TaskMetric
+    from mscsa_deploy.core.tensors import Array, Feed
+    from mscsa_deploy.imaging.dataset import Dataset
     from mscsa_deploy.runtimes.profile import DeviceProfile
     from mscsa_deploy.runtimes.protocol import OpProfile
 
@@ -33,9 +37,9 @@ class SensitivityRequest(SubjectRequest):
 
     Args:
         by: ``"block"`` or ``"node"``.
-        images: How many images each unit is compared on.
+        images: How many images each unit is judged on.
         calibration: Images that ranges are taken from.
-        validation: Images that units are compared on; those of `calibration` if None.
+        validation: Images that units are judged on; those of `calibration` if None.
     """
 
     model: str
@@ -51,7 +55,8 @@ class Unit(Record, frozen=True, kw_only=True):
     """One unit: its name, operators, output SQNR in dB and agreement in percent when it alone is integer.
 
     `float_ms` is the time its nodes take in the float model by the runtime's own profile, an upper bound of what
-    integers can save; None where the runtime fused its nodes with others and does not say.
+    integers can save; None where the runtime fused its nodes with others and does not say. `drop` is what it costs of
+    the task metric, in points; None where the images have no labels.
     """
 
     unit: str
@@ -60,12 +65,14 @@ class Unit(Record, frozen=True, kw_only=True):
     sqnr_db: float
     agreement: float
     float_ms: float | None = None
+    drop: float | None = None
 
 
 class SensitivityReport(Record, frozen=True, kw_only=True):
     """Units from worst to harmless, and the whole model for comparison.
 
-    `note` says why `recipe` is not the one that was asked for; empty where it is.
+    `note` says why `recipe` is not the one that was asked for; empty where it is. `metric` names the task metric whose
+    value of the float model, in percent, is `float_value`; both are empty where the images have no labels.
     """
 
     model: str
@@ -75,6 +82,9 @@ class SensitivityReport(Record, frozen=True, kw_only=True):
     images: int
     whole_sqnr_db: float
     whole_agreement: float
+    metric: str = ""
+    float_value: float | None = None
+    whole_drop: float | None = None
     units: tuple[Unit, ...]
 
 
@@ -97,9 +107,9 @@ def run_sensitivity(
     recipe = recipe_for(request.runtime, profile, subject.name, named=request.recipe)
     recipe, note = _with_pairs(recipe)
     model = subject.float_for(request.runtime)
-    samples = _samples(subject, request.calibration)
-    made = quantize_cached(model.artifact.path, samples, recipe, progress)
-    few = (_samples(subject, request.validation) if request.validation else samples).take(request.images)
+    calibration, validation = _open(subject, request)
+    made = quantize_cached(model.artifact.path, _samples(calibration, subject), recipe, progress)
+    few = _samples(validation, subject).take(request.images)
     shares = _float_ms(model.artifact.path, request, profile, next(iter(few)))
     found = measure_sensitivity(
         model.artifact.path,
@@ -107,6 +117,7 @@ def run_sensitivity(
         few,
         by=request.by,
         saved_ms=lambda nodes: sum(shares[node] for node in nodes) if shares.keys() >= set(nodes) else None,
+        metric=_task_metric(validation, subject, few.indices),
         progress=progress,
     )
     report = _report(found, subject.name, request.runtime, recipe.name, note)
@@ -126,11 +137,42 @@ def _with_pairs(recipe: CalibrationRecipe) -> tuple[CalibrationRecipe, str]:
     return other, f"{why}: ranked with '{other.name}' in its place"
 
 
-def _samples(subject: Subject, place: str) -> Samples:
+def _open(subject: Subject, request: SensitivityRequest) -> tuple[Dataset, Dataset]:
+    """The images that ranges are taken from, and those that units are judged on.
+
+    Raises:
+        UserError: Two sets are named and share a picture, or there are none.
+    """
+    from mscsa_deploy.imaging.dataset import refuse_overlap
+
+    calibration = open_images(request.calibration, subject.task, subject.classes, subject.labels)
+    if request.validation is None:
+        return calibration, calibration
+    validation = open_images(request.validation, subject.task, subject.classes, subject.labels)
+    refuse_overlap(calibration, validation)
+    return calibration, validation
+
+
+def _samples(dataset: Dataset, subject: Subject) -> Samples:
     from mscsa_deploy.calibration.samples import from_dataset
 
-    dataset = open_images(place, subject.task, subject.classes)
     return from_dataset(dataset, subject.preprocess, input_name=subject.declared.name, dtype=subject.declared.dtype)
+
+
+def _task_metric(dataset: Dataset, subject: Subject, indices: Sequence[int]) -> TaskMetric | None:
+    """What judges answers to the images `indices` by their labels; None where they have none."""
+    from mscsa_deploy.calibration.sensitivity import TaskMetric
+
+    targets = [dataset.load(index)[1] for index in indices]
+    name = HEADLINES[subject.task]
+
+    def score(answers: Sequence[Sequence[Array]]) -> float:
+        judge = judge_for(subject.task, subject.classes, subject.preprocess)
+        for outputs, target in zip(answers, targets, strict=True):
+            judge.add(outputs[0], target)
+        return value(judge.scores()[name])
+
+    return None if any(target is None for target in targets) else TaskMetric(name, score)
 
 
 def _float_ms(model: Path, request: SensitivityRequest, profile: DeviceProfile, feed: Feed) -> dict[str, float]:
@@ -160,6 +202,9 @@ def _report(found: Sensitivity, model: str, runtime: str, recipe: str, note: str
         images=found.samples,
         whole_sqnr_db=found.whole.sqnr_db,
         whole_agreement=found.whole.agreement,
+        metric=found.metric,
+        float_value=found.reference,
+        whole_drop=found.whole.drop,
         units=tuple(
             Unit(
                 unit=unit.unit,
@@ -168,6 +213,7 @@ def _report(found: Sensitivity, model: str, runtime: str, recipe: str, note: str
                 sqnr_db=unit.sqnr_db,
                 agreement=unit.agreement,
                 float_ms=unit.saved_ms,
+                drop=unit.drop,
             )
             for unit in found.units
         ),

@@ -1,16 +1,20 @@
-"""`sensitivity` on a small network whose answers are its own masks."""
+"""`sensitivity` on a small network."""
 
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import numpy_helper, parser
 from PIL import Image
 
 from mscsa_deploy.cli import run
+from mscsa_deploy.imaging.classmap import class_map
+from mscsa_deploy.imaging.preprocess import Preprocess, preprocess
 
 NET = """<ir_version: 9, opset_import: ["" : 18]>
 net (float[1,3,64,64] image) => (float[1,4,16,16] logits) {
@@ -25,7 +29,7 @@ SHAPES = ((8, 3, 3, 3), (8, 1, 3, 3), (4, 8, 1, 1))
 
 @pytest.fixture
 def rank(tmp_path, monkeypatch, capsys):
-    """Ranks the network's nodes over folders of pictures; (exit code, document)."""
+    """Ranks the network's nodes over folders of pictures; (exit code, document), or the code alone and a table."""
     monkeypatch.setenv("MSCSA_DEPLOY_CACHE", str(tmp_path / "cache"))
     generator = np.random.default_rng(0)
     network = parser.parse_model(NET)
@@ -40,14 +44,17 @@ def rank(tmp_path, monkeypatch, capsys):
             coarse = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
             Image.fromarray(coarse).resize((64, 64)).save(tmp_path / folder / "images" / f"{index}.png")
 
-    def call(*more):
+    command = [
+        *("sensitivity", str(tmp_path / "net.onnx"), "--task", "seg", "--by", "node", "-q"),
+        *("--preprocess", str(tmp_path / "preprocess.toml"), "--device", "generic_x86"),
+        *("--calibration", str(tmp_path / "calibration")),
+    ]
+
+    def call(*more, table=False):
+        if table:
+            return run([*command, *more])
         capsys.readouterr()
-        code = run([
-            *("sensitivity", str(tmp_path / "net.onnx"), "--task", "seg", "--by", "node", "-q", "--json"),
-            *("--preprocess", str(tmp_path / "preprocess.toml"), "--device", "generic_x86"),
-            *("--calibration", str(tmp_path / "calibration"), *more),
-        ])  # fmt: skip
-        return code, json.loads(capsys.readouterr().out)
+        return run([*command, "--json", *more]), json.loads(capsys.readouterr().out)
 
     return call
 
@@ -64,3 +71,48 @@ def test_openvino_is_ranked_by_a_file_with_pairs_and_says_so(rank):
 def test_a_recipe_whose_file_has_pairs_is_taken_as_it_is(rank):
     code, ranking = rank("--for", "onnxruntime", "--recipe", "int8_onnxruntime_x86")
     assert (code, ranking["recipe"], ranking["note"]) == (0, "int8_onnxruntime_x86", "")
+
+
+def label(folder, network):
+    """The float network's own answers as masks."""
+    session = onnxruntime.InferenceSession(str(network), providers=["CPUExecutionProvider"])
+    (folder / "masks").mkdir()
+    spec = Preprocess(height=64, width=64)
+    for path in (folder / "images").iterdir():
+        logits = session.run(None, {"image": preprocess(np.asarray(Image.open(path)), spec)})[0]
+        Image.fromarray(class_map(logits[0], (64, 64))).save(folder / "masks" / path.name)
+
+
+def test_units_are_judged_by_labels_where_there_are_some(rank, tmp_path):
+    label(tmp_path / "validation", tmp_path / "net.onnx")
+    code, ranking = rank(
+        *("--for", "onnxruntime", "--recipe", "int8_onnxruntime_x86", "--max-images", "3"),
+        *("--validation", str(tmp_path / "validation"), "-o", str(tmp_path / "out")),
+    )
+    assert (code, ranking["images"], ranking["metric"]) == (0, 3, "mIoU")
+    # Its own answers are its labels, so every difference is a loss.
+    assert ranking["float_value"] == 100.0
+    assert ranking["whole_drop"] > 0
+    for unit in ranking["units"]:
+        assert unit["drop"] >= 0
+        assert unit["drop"] > 0 or unit["agreement"] == 100
+        assert f"mIoU {-unit['drop']:+.2f}" in (tmp_path / "out" / "sensitivity.svg").read_text()
+
+
+def test_without_labels_there_is_no_metric(rank):
+    _, ranking = rank("--for", "onnxruntime", "--recipe", "int8_onnxruntime_x86")
+    assert (ranking["metric"], ranking["float_value"], ranking["whole_drop"]) == ("", None, None)
+    assert {unit["drop"] for unit in ranking["units"]} == {None}
+
+
+def test_units_judged_on_pictures_that_gave_the_ranges_are_refused(rank, tmp_path):
+    shutil.copy(tmp_path / "calibration" / "images" / "0.png", tmp_path / "validation" / "images" / "same.png")
+    code, document = rank("--for", "onnxruntime", "--validation", str(tmp_path / "validation"))
+    assert code == 2
+    assert "share 1 pictures" in document["error"]["message"]
+
+
+def test_the_table_has_a_column_for_the_metric(rank, tmp_path, capsys):
+    label(tmp_path / "calibration", tmp_path / "net.onnx")
+    assert rank("--for", "onnxruntime", table=True) == 0
+    assert "mIoU drop" in " ".join(capsys.readouterr().out.split())
