@@ -249,7 +249,9 @@ def _read(path: Path) -> Any:
     from openvino.frontend import FrontEndManager
 
     front_end = FrontEndManager().load_by_framework("ir" if path.suffix.lower() == ".xml" else "onnx")
-    return front_end.convert(front_end.load(str(path)))
+    # Not mapped into memory: whoever overwrites the weights' file would end the process that runs it.
+    mapped = False
+    return front_end.convert(front_end.load(str(path), mapped))
 
 
 def _text(value: Any) -> str:

@@ -166,3 +166,27 @@ signal.raise_signal(signal.SIGTERM)
 """
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
     assert (told.returncode, told.stdout) == (0, "heard\n"), told.stderr[-2000:]
+
+
+OVERWRITTEN = """
+import sys
+from pathlib import Path
+import numpy as np
+from mscsa_deploy.runtimes.openvino import OpenVino
+from mscsa_deploy.runtimes.protocol import SessionSettings
+path, image = Path(sys.argv[1]), np.load(sys.argv[2])
+with OpenVino().load(path, SessionSettings()) as session:
+    before = session.run({"image": image})["logits"]
+    path.with_suffix(".bin").write_bytes(b"")
+    assert np.array_equal(session.run({"image": image})["logits"], before)
+"""
+
+
+def test_weights_that_are_overwritten_do_not_end_the_process(runtime, model, models, tmp_path):
+    import openvino
+
+    openvino.save_model(openvino.convert_model(model), tmp_path / "m.xml", compress_to_fp16=False)
+    np.save(tmp_path / "image.npy", models.image())
+    code = [sys.executable, "-c", OVERWRITTEN, tmp_path / "m.xml", tmp_path / "image.npy"]
+    done = subprocess.run(code, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
