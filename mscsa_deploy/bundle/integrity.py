@@ -36,7 +36,9 @@ def parse_manifest(content: bytes, *, source: str) -> Manifest:
         raise UserError(f"'{source}' is not valid JSON: {error}") from error
     version = plain.get("schema_version") if isinstance(plain, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
-        raise UserError(f"'{source}' is not the manifest of a bundle: it has no schema_version")
+        raise UserError(
+            f"'{source}' is not the manifest of a bundle: it has no schema_version", hint="name what 'deploy' left"
+        )
     if version > VERSION:
         raise UserError(
             f"'{source}' has schema version {version}, this version of mscsa-deploy reads up to {VERSION}",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mscsa_deploy.bundle.store import Bundle, contents
 from mscsa_deploy.errors import UnsupportedError, unknown_name
-from mscsa_deploy.runtimes import RUNTIMES
+from mscsa_deploy.runtimes import OFFERED, RUNTIMES
 from mscsa_deploy.runtimes.protocol import PRECISIONS
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _preference(candidate: Candidate, choice: Choice | None) -> tuple[Any, ...]:
 def _wanted(bundle: Bundle, runtime: str | None, precision: str | None, *, values: bool) -> list[Candidate]:
     if runtime is not None:
         if runtime not in RUNTIMES:
-            raise unknown_name("runtime", runtime, RUNTIMES)
+            raise unknown_name("runtime", runtime, OFFERED)
         bundle.artifacts_for(runtime)
     if precision is not None and precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)

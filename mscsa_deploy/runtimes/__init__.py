@@ -19,3 +19,6 @@ RUNTIMES: Registry[type[Runtime]] = Registry(
         "fake": "mscsa_deploy.runtimes.fake:Fake",
     },
 )
+FOR_TESTS = "fake"
+OFFERED = tuple(name for name in RUNTIMES if name != FOR_TESTS)
+"""What users are told of."""

@@ -164,12 +164,12 @@ def _measure(
 
 
 def _wanted(variants: Sequence[Variant], request: BenchmarkRequest) -> Iterator[Variant]:
-    from mscsa_deploy.runtimes import RUNTIMES
+    from mscsa_deploy.runtimes import OFFERED, RUNTIMES
     from mscsa_deploy.runtimes.protocol import PRECISIONS
 
     for name in request.runtimes or ():
         if name not in RUNTIMES:
-            raise unknown_name("runtime", name, RUNTIMES)
+            raise unknown_name("runtime", name, OFFERED)
     for precision in request.precisions or ():
         if precision not in PRECISIONS:
             raise unknown_name("precision", precision, PRECISIONS)

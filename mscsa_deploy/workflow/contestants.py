@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from mscsa_deploy.runtimes.protocol import Capabilities, SessionSettings
     from mscsa_deploy.workflow.prepare import ModelRequest
 
-FOR_TESTS = "fake"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contestant:
@@ -89,7 +87,7 @@ def contestants(
     """
     for name in runtimes or ():
         if name not in tuple(_runtimes(runtimes)):
-            raise unknown_name("runtime", name, [each for each in _runtimes(None) if each != FOR_TESTS])
+            raise unknown_name("runtime", name, _runtimes(None))
     path = Path(argument)
     if path.is_dir() or path.suffix == ".zip":
         return tuple(_of_bundle(path, runtimes))
@@ -101,9 +99,9 @@ def contestants(
 
 
 def _runtimes(named: Sequence[str] | None) -> Iterator[str]:
-    from mscsa_deploy.runtimes import RUNTIMES
+    from mscsa_deploy.runtimes import OFFERED, RUNTIMES
 
-    return (name for name in RUNTIMES if name != FOR_TESTS or name in (named or ()))
+    return (name for name in RUNTIMES if name in OFFERED or name in (named or ()))
 
 
 def _of_file(path: Path) -> Contestant:

@@ -12,8 +12,6 @@ from mscsa_deploy.errors import UnsupportedError
 if TYPE_CHECKING:
     from mscsa_deploy.core.environment import Environment
 
-FOR_TESTS = "fake"
-
 
 class GpuFacts(Record, frozen=True, kw_only=True):
     """One NVIDIA GPU."""
@@ -152,12 +150,11 @@ def _device(environment: Environment) -> DeviceFacts:
 
 
 def _runtimes(progress: Progress) -> dict[str, RuntimeFacts]:
-    from mscsa_deploy.runtimes import RUNTIMES
+    from mscsa_deploy.runtimes import OFFERED, RUNTIMES
 
-    names = [name for name in RUNTIMES if name != FOR_TESTS]
     found = {}
-    for done, name in enumerate(names):
-        progress(done, len(names), "starting runtimes")
+    for done, name in enumerate(OFFERED):
+        progress(done, len(OFFERED), "starting runtimes")
         can = RUNTIMES.load(name)().probe()
         found[name] = RuntimeFacts(
             available=can.available,

@@ -22,7 +22,7 @@ def make_plan(request: DeployRequest) -> Plan:
         UserError: An unknown model, runtime, profile or recipe, or a recipe for a runtime that is left out.
     """
     from mscsa_deploy.core.environment import read_environment
-    from mscsa_deploy.runtimes import RUNTIMES
+    from mscsa_deploy.runtimes import OFFERED, RUNTIMES
     from mscsa_deploy.runtimes.profile import pick_profile, read_profile
 
     environment = read_environment()
@@ -32,7 +32,7 @@ def make_plan(request: DeployRequest) -> Plan:
         profile, why = pick_profile(environment)
     for name in request.runtimes or ():
         if name not in RUNTIMES:
-            raise unknown_name("runtime", name, [name for name in RUNTIMES if name != "fake"])
+            raise unknown_name("runtime", name, OFFERED)
     names = request.runtimes or profile.default_runtimes
     runtimes = tuple(sorted(dict.fromkeys(names), key=_order))
     recipes = _default_recipes(request, profile, runtimes) | _named_recipes(request.recipes or (), runtimes)

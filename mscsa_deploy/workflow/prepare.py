@@ -173,8 +173,9 @@ def recipe_of(request: ModelRequest) -> tuple[ExportRecipe, Path | None]:
     own = request.checkpoint is not None or request.random_weights is not None
     source = resolve_model_argument(request.model, task=request.task, own_weights=own)
     if source.recipe is None:
+        what = "a bundle" if source.kind == "bundle" else "an ONNX file"
         raise UserError(
-            f"'{request.model}' is {source.kind}, and there is nothing to export in it",
+            f"'{request.model}' is {what}, and there is nothing to export in it",
             hint="name a model of 'mscsa-deploy models' or an export recipe",
         )
     return source.recipe, source.weights
