@@ -19,6 +19,7 @@ from mscsa_deploy.serving.gate import Gate, Visit
 from mscsa_deploy.serving.inference import ROUTES, Inference, target
 from mscsa_deploy.serving.metrics import CONTENT_TYPE, Metrics
 from mscsa_deploy.serving.openapi import description
+from mscsa_deploy.serving.pages import use_large_pages
 from mscsa_deploy.serving.refusal import Refusal
 from mscsa_deploy.serving.repository import Place, Repository
 from mscsa_deploy.serving.settings import Limits, Listen, Work
@@ -187,7 +188,10 @@ class Handlers:
 async def _watch(repository: Repository, seconds: float) -> None:
     while seconds:
         await asyncio.sleep(seconds)
+        before = repository.reloads
         await repository.reload_changed()
+        if repository.reloads != before:
+            await asyncio.to_thread(use_large_pages)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -10,22 +10,18 @@ import asyncio
 import functools
 import sys
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from typing import Any, ClassVar
 
 import httptools
+from uvicorn.protocols.http.flow_control import service_unavailable
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from mscsa_deploy.serving.gate import answer
 from mscsa_deploy.serving.inference import WRITE_WHOLE
 from mscsa_deploy.serving.intake import WHOLE_BODY
 from mscsa_deploy.serving.refusal import Refusal
 from mscsa_deploy.serving.settings import Limits
-
-_BODY = Refusal(431, "the request's head is too large").body
-_TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
-    b"content-length: " + str(len(_BODY)).encode() + b"\r\nconnection: close\r\n\r\n" + _BODY
-)
-
 
 _SCRATCH_BYTES = 128 << 10
 _REFERENCES_OF_ONE_ATTRIBUTE = 2
@@ -135,11 +131,25 @@ class GuardedProtocol(HttpToolsProtocol):
         if not self._in_head or not self._head_bytes or self.transport.is_closing():
             return
         if self._head_bytes > self.limits.header_bytes:
-            self.transport.write(_TOO_LARGE)
-            self.transport.close()
+            self._refuse(Refusal(431, "the request's head is too large"))
         elif self._head_timer is None:
             # A further request on an open connection has its own time.
             self._start_timer()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP."""
+        self._refuse(Refusal(400, msg))
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer without a whole request, and close the connection."""
+        self.transport.write(_raw(refusal))
+        self.transport.close()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Over the limit of connections, answer as the protocol has it; health checks are always answered."""
+        if app is service_unavailable:
+            app = self.app if cycle.scope["path"].startswith("/v2/health/") else _too_many
+        super()._start_asgi_task(cycle, app)
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
@@ -216,6 +226,20 @@ class GuardedProtocol(HttpToolsProtocol):
     def _give_up(self) -> None:
         self._head_timer = None
         self.transport.close()
+
+
+def _raw(refusal: Refusal) -> bytes:
+    """A refusal as the bytes of an answer after which the connection closes."""
+    fields = {**refusal.headers, "content-length": len(refusal.body), "connection": "close"}
+    lines = [f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in fields.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + refusal.body
+
+
+async def _too_many(scope: Any, receive: Any, send: Any) -> None:
+    """The application of connections over the limit."""
+    del scope, receive
+    await answer(Refusal(503, "the server has too many connections; try again later", retry_after=1), send)
 
 
 def whole_bytes(limits: Limits) -> int:

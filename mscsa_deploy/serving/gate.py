@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import itertools
 import logging
@@ -70,13 +71,18 @@ class Gate:
             await self._app(scope, receive, tracked_send)
         except Refusal as refusal:
             visit.reason = refusal.reason
-            await _answer(refusal, tracked_send)
+            await answer(refusal, tracked_send)
+        except asyncio.CancelledError:
+            # The time to stop in is over.
+            visit.reason = "stopping"
+            if visit.status == 0:
+                await answer(Refusal(503, "the server stops before the answer is there", retry_after=1), tracked_send)
         except Exception:
             # The process edge: anything unforeseen is a bug of ours, costs one answer and leaves its traceback.
             LOG.exception("request %s failed", visit.id.decode())
             if visit.status == 0:
                 message = f"the server failed; its log has the details of request {visit.id.decode()}"
-                await _answer(Refusal(500, message, reason="bug"), tracked_send)
+                await answer(Refusal(500, message, reason="bug"), tracked_send)
         finally:
             self._metrics.in_flight -= 1
             self._record(scope, visit)
@@ -132,7 +138,8 @@ class Visit:
         self.parts_ms: dict[str, float] = {}
 
 
-async def _answer(refusal: Refusal, send: Any) -> None:
+async def answer(refusal: Refusal, send: Any) -> None:
+    """Answer a request with a refusal."""
     body = refusal.body
     headers = [(name.encode(), value.encode()) for name, value in refusal.headers.items()]
     headers.append((b"content-length", str(len(body)).encode()))

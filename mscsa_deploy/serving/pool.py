@@ -129,15 +129,23 @@ class Pool:
         self._queue.put(job)
         return job.future
 
-    def close(self) -> None:
-        """Finish what was accepted, then release the sessions; blocks."""
+    def close(self, seconds: float = threading.TIMEOUT_MAX) -> bool:
+        """Finish what was accepted, then release the sessions; blocks, for `seconds` at most.
+
+        Returns:
+            False where a session was still computing then; it is left to the end of the process.
+        """
         self._closing = True
         for _ in self._threads:
             self._queue.put(None)
+        until = time.monotonic() + seconds
         for thread in self._threads:
-            thread.join()
+            thread.join(min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX))
+        if any(thread.is_alive() for thread in self._threads):
+            return False
         for model in self._models:
             model.close()
+        return True
 
     def _work_off(self, index: int, model: ServedModel) -> None:
         while jobs := self._take():

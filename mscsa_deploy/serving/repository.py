@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from mscsa_deploy.serving.settings import Limits, Work
 
 LOG = logging.getLogger(__name__)
+CLOSE_SECONDS = 0.5
+"""For idle sessions to end. Whoever still computes then has had all the time that requests were given to finish."""
 PLATFORM = "mscsa_deploy_bundle"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
@@ -133,6 +135,7 @@ class Repository:
         self._refused: dict[Path, Stamp] = {}
         self.reloads = 0
         self.failed_reloads = 0
+        self.hangs = False
         for place in places:
             self._add(place)
 
@@ -179,9 +182,8 @@ class Repository:
             await asyncio.to_thread(served.pool.close)
 
     def close(self) -> None:
-        """Finish what was accepted and release all sessions; blocks."""
-        for served in self.all():
-            served.pool.close()
+        """Finish what was accepted and release all sessions; blocks, `CLOSE_SECONDS` per model that hangs."""
+        self.hangs = not all([served.pool.close(CLOSE_SECONDS) for served in self.all()])
 
     def _add(self, place: Place) -> None:
         bundle = read_bundle(place.path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
@@ -18,6 +19,7 @@ from mscsa_deploy.errors import StageError, UserError
 from mscsa_deploy.serving.application import Service, application
 from mscsa_deploy.serving.connection import guarded
 from mscsa_deploy.serving.gate import ACCESS
+from mscsa_deploy.serving.pages import use_large_pages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from mscsa_deploy.serving.repository import Repository
     from mscsa_deploy.serving.settings import Listen
 
+LOG = logging.getLogger(__name__)
 SWITCH_SECONDS = 0.0005
 """How long a thread may keep Python's lock: the event loop waits that long for a worker, not the usual 5 ms."""
 
@@ -41,6 +44,7 @@ def serve(service: Service, *, access_log: Path | None, announce: Callable[[str,
     Raises:
         UserError: The address cannot be listened on, or a bundle is none.
         UnsupportedError: A bundle holds nothing that runs here.
+        StageError: The server did not start.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
     # What Pillow remarks about damaged pictures is told to the client that sent them.
@@ -56,10 +60,15 @@ def serve(service: Service, *, access_log: Path | None, announce: Callable[[str,
         # What lives as long as the server is nothing for the garbage collector to look at.
         gc.collect()
         gc.freeze()
+        use_large_pages()
         announce(url_of(service.listen, listener), repository)
         server.run(sockets=[listener])
         if not server.started:
             raise StageError("serve", url_of(service.listen, listener), "the server did not start")
+    if repository.hangs:
+        # Python would wait for the threads, or free what they compute with.
+        LOG.error("stopped while a session was still computing, after the %d s of grace", service.listen.grace_seconds)
+        os._exit(StageError.exit_code)
 
 
 def listen(settings: Listen) -> socket.socket:
@@ -141,7 +150,11 @@ def _handler(path: Path | None) -> logging.Handler:
 
 
 def server_of(service: Service, repository: Repository) -> uvicorn.Server:
-    """The server of loaded models, to be run on a listening socket."""
+    """The server of loaded models, to be run on a listening socket.
+
+    Raises:
+        UserError: The certificate or its key is none.
+    """
     settings, limits = service.listen, service.limits
     protocol: Any = guarded(limits)
     config = uvicorn.Config(
@@ -159,4 +172,11 @@ def server_of(service: Service, repository: Repository) -> uvicorn.Server:
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
     )
+    try:
+        config.load()
+    except OSError as error:
+        raise UserError(
+            f"'{settings.tls_certificate}' and '{settings.tls_key}' cannot be used for TLS: {error}",
+            hint="--tls-cert takes a PEM certificate (chain), --tls-key the PEM private key that belongs to it",
+        ) from error
     return uvicorn.Server(config)

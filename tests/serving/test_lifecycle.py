@@ -82,6 +82,24 @@ def test_stopping_finishes_accepted_requests_and_exits_with_0(start, tiny, tmp_p
         client.get("/v2/health/live")
 
 
+def test_stopping_takes_no_longer_than_the_grace_period(start, tiny, tmp_path):
+    bundle = tiny.make_bundle(tmp_path / "b", fake={"latency_ms": 8000.0})
+    server = start(bundle, "--workers", "1", "--runtime", "fake", "--grace", "1", "--deadline", "60000")
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(tiny.Client(server.url).picture, tiny.picture(tiny.scene(16, 16))) for _ in range(2)]
+        time.sleep(0.5)
+        begin = time.monotonic()
+        code, text = server.stop()
+    # 1 s of grace, and half a second for the sessions; the network takes 8 s
+    assert time.monotonic() - begin < 6
+    assert code == 4
+    assert "still computing" in text
+    assert "Traceback" not in text
+    for one in answers:
+        assert one.result().status == 503
+        assert "stops before the answer" in one.result().error
+
+
 def test_ready_soon_on_loopback_with_token_and_access_log(start, tiny, bundles, tmp_path):
     log = tmp_path / "access.jsonl"
     env = {"MSCSA_DEPLOY_TOKEN": "s3cret", "OMP_NUM_THREADS": "1"}
@@ -122,6 +140,17 @@ def test_tls(start, bundles, tmp_path):
     with urllib.request.urlopen(f"{server.url}/v2/health/live", context=context, timeout=SECONDS) as answer:
         assert answer.status == 200
     assert server.stop()[0] == 0
+
+
+def test_wrong_tls_files_are_told_before_the_announcement(bundles, tmp_path, capsys):
+    from mscsa_deploy.cli import run
+
+    (tmp_path / "x.pem").write_text("no pem")
+    files = ("--tls-cert", tmp_path / "x.pem", "--tls-key", tmp_path / "x.pem")
+    assert run(["serve", "--port", "0", str(bundles["seg"]), *map(str, files)]) == 2
+    told = capsys.readouterr()
+    assert "cannot be used for TLS" in told.err
+    assert "https://" not in told.out
 
 
 def test_stopping_right_after_the_announcement_is_heard(start, bundles):
@@ -222,11 +251,23 @@ def test_head_without_end_is_refused(bundles, serve):
         assert received == b"" or b" 431 " in received
 
 
+def test_what_is_no_http_is_told_so(bundles, serve):
+    with serve(bundles["seg"]) as client, open_connection(client) as connection:
+        connection.sendall(b"GET /v2 HTTP/9.9\r\n\r\n")
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert (answer.status, answer.getheader("content-type")) == (400, "application/json")
+        assert set(json.loads(answer.read())) == {"error"}
+
+
 def test_too_many_connections_are_refused(bundles, serve):
     with serve(bundles["seg"], limits=Limits(connections=3)) as client:
         held = [open_connection(client) for _ in range(3)]
         time.sleep(0.2)
-        assert client.get("/v2").status == 503
+        refused = client.get("/v2")
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        assert "too many connections" in refused.error
+        assert client.get("/v2/health/live").status == 200
         for one in held:
             one.close()
         time.sleep(0.2)
