@@ -16,7 +16,9 @@ const TOP = 5;
  */
 export function classesOf(output, post, { width, height }) {
   const [rows, columns] = output.dims.slice(-2);
-  if (post.decide === "none") return Uint8Array.from(output.data, Number);
+  if (post.decide === "none") {
+    return (output.data instanceof Uint8Array ? Uint8Array : Uint16Array).from(output.data, Number);
+  }
   const values = { data: output.data, classes: output.dims.at(-3), rows, columns };
   checkFinite(values.data);
   return classMap(values, post.upsample === "bilinear" ? { width, height } : { width: columns, height: rows });

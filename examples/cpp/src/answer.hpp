@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-/// What a network answered: values and their shape, batch first.
+/// What a network answered: values and their shape, batch first. Class numbers are values too; float32 holds each.
 struct Output {
     std::vector<std::int64_t> shape;
     std::vector<float> data;

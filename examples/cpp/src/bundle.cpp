@@ -4,6 +4,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <tuple>
 
 #include "sha256.hpp"
 
@@ -116,15 +117,16 @@ const Artifact& Bundle::choose(const std::string& runtime, const std::vector<std
                                const std::string& path) const {
     const std::vector<std::string> order{"fp32", "fp16", "int8"};
     const Artifact* best = nullptr;
-    auto best_rank = std::make_pair(true, order.end());
+    auto best_rank = std::make_tuple(true, true, order.end());
     std::string held;
     for (const auto& entry : artifacts) {
         held += (held.empty() ? "" : "; ") + entry.path + " (" + entry.precision + ", " + entry.kind + ")";
         if (!holds(kinds, entry.kind) || entry.dtype != "float32") continue;
-        // The answer's last steps are this program's own; a file that ends in a class map has done them already.
-        if (path.empty() ? !holds(entry.runtimes, runtime) || entry.output == "classmap" : entry.path != path) continue;
+        if (path.empty() ? !holds(entry.runtimes, runtime) : entry.path != path) continue;
         const bool other = recommended_runtime != runtime || recommended_artifact != entry.path;
-        const auto rank = std::make_pair(other, std::find(order.begin(), order.end(), entry.precision));
+        // This program upsamples and decides by itself, faster than a graph that ends in a class map.
+        const auto rank = std::make_tuple(other, entry.output == "classmap",
+                                          std::find(order.begin(), order.end(), entry.precision));
         if (best == nullptr || rank < best_rank) std::tie(best, best_rank) = std::make_tuple(&entry, rank);
     }
     if (best == nullptr)

@@ -34,6 +34,12 @@ void load_library(const std::string& library) {
                     "); name it with --library, e.g. onnxruntime/capi/libonnxruntime.so.* of the Python package");
 }
 
+template <typename Value>
+Output output_of(const Ort::Value& answer, const std::vector<std::int64_t>& shape, std::size_t count) {
+    const auto* data = answer.GetTensorData<Value>();
+    return {shape, std::vector<float>(data, data + count)};
+}
+
 class OnnxRuntime final : public Network {
 public:
     OnnxRuntime(const std::string& model, const Artifact& artifact, int threads) : artifact_(artifact) {
@@ -52,10 +58,14 @@ public:
         const char* outputs[] = {artifact_.postprocess.tensor.c_str()};
         const auto answer = session_.Run(Ort::RunOptions{}, inputs, &tensor, 1, outputs, 1);
         const auto info = answer[0].GetTensorTypeAndShapeInfo();
-        if (info.GetElementType() != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT)
-            throw UserError("'" + artifact_.path + "' does not answer in float32, which this program expects");
-        const auto* data = answer[0].GetTensorData<float>();
-        return {info.GetShape(), std::vector<float>(data, data + info.GetElementCount())};
+        const auto count = info.GetElementCount();
+        switch (info.GetElementType()) {
+        case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT: return output_of<float>(answer[0], info.GetShape(), count);
+        case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8: return output_of<std::uint8_t>(answer[0], info.GetShape(), count);
+        case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16: return output_of<std::uint16_t>(answer[0], info.GetShape(), count);
+        default:
+            throw UserError("'" + artifact_.path + "' answers neither in float32 nor in class numbers");
+        }
     }
 
 private:

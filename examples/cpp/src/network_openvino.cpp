@@ -8,6 +8,13 @@ const std::vector<std::string> loadable_kinds{"onnx", "openvino"};
 
 namespace {
 
+template <typename Value>
+Output output_of(const ov::Tensor& answer) {
+    const auto shape = answer.get_shape();
+    const auto* data = answer.data<const Value>();
+    return {{shape.begin(), shape.end()}, std::vector<float>(data, data + answer.get_size())};
+}
+
 class OpenVino final : public Network {
 public:
     OpenVino(const std::string& path, const Artifact& artifact, int threads) : artifact_(artifact) {
@@ -23,11 +30,11 @@ public:
         request_.set_tensor(artifact_.input, ov::Tensor(ov::element::f32, shape, input.data()));
         request_.infer();
         const auto answer = request_.get_tensor(artifact_.postprocess.tensor);
-        if (answer.get_element_type() != ov::element::f32)
-            throw UserError("'" + artifact_.path + "' does not answer in float32, which this program expects");
-        const auto found = answer.get_shape();
-        const auto* data = answer.data<const float>();
-        return {{found.begin(), found.end()}, std::vector<float>(data, data + answer.get_size())};
+        const auto type = answer.get_element_type();
+        if (type == ov::element::f32) return output_of<float>(answer);
+        if (type == ov::element::u8) return output_of<std::uint8_t>(answer);
+        if (type == ov::element::u16) return output_of<std::uint16_t>(answer);
+        throw UserError("'" + artifact_.path + "' answers neither in float32 nor in class numbers");
     }
 
 private:
