@@ -2,13 +2,17 @@
 
     python benchmarks/graphs/compare_passes.py --out benchmarks/results/graphs__cpu.json
 
-Every form of one model on one runtime is measured by `--processes` fresh processes. Each opens its sessions in
+A network with MSCSA and its baseline without it are measured together, plain and with the passes of the runtime: what
+the passes bring to each, and what MSCSA costs, plain and optimized, beside its share of multiply-accumulates. The
+results are printed as a table at the end.
+
+Every form of one pair on one runtime is measured by `--processes` fresh processes. Each opens its sessions in
 another random order (the first one opened is often a few percent faster), then runs rounds in which every form
 is called once untimed and twice timed, in random order. The clock is the process's CPU time, so that other
 people's load on the machine is not counted; with one thread and nothing blocking it is the latency on an idle
-core. A form's ratio is the median over rounds of plain over form, within one process; reported are the median
-and the extremes of that over processes. `plain_again` is the same file as `plain`: how far its ratio is from 1
-is how far the others can be trusted.
+core. A form's ratio is the median over rounds of plain over form (of the network with MSCSA over its baseline, for the
+cost), within one process; reported are the median and the extremes of that over processes. `plain_again` is the same
+file as `plain`: how far its ratio is from 1 is how far the others can be trusted.
 
 Weights are random with the statistics of a trained network (`randomize`): speed does not depend on them.
 """
@@ -17,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import random
@@ -31,19 +36,19 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-MODELS = (
-    ("topformer_t", "cls"), ("topformer_t_mscsa", "cls"), ("topformer_t", "seg"), ("topformer_t_mscsa", "seg"),
-    ("pvt_v2_b0", "cls"), ("pvt_v2_b0_mscsa", "cls"), ("pvt_v2_b0", "seg"), ("pvt_v2_b0_mscsa", "seg"),
-)  # fmt: skip
+BASELINES = ("topformer_t", "pvt_v2_b0")
+TASKS = ("cls", "seg")
 RUNTIMES = ("onnxruntime", "openvino")
 ROUNDS = {"cls": 30, "seg": 15}
 SLOW_ROUNDS = 4  # Semantic FPN takes 0.4 s a run.
+BASELINE = "baseline_"  # Before the forms of the network without MSCSA.
 
 
-def export_plain(model: str, task: str, out: Path) -> None:
-    """The plain export (trace and onnxsim) of a randomly weighted model."""
+def export_plain(model: str, task: str, out: Path) -> int:
+    """The plain export (trace and onnxsim) of a randomly weighted model; its multiply-accumulates."""
     from mscsa_deploy.export.exporter import export_onnx
     from mscsa_deploy.graphs.metadata import ModelInfo
+    from mscsa_deploy.models.cost import count
     from mscsa_deploy.models.randomize import randomize
     from mscsa_deploy.models.spec import DEFAULT_SIZES, ModelOptions, build_model
 
@@ -51,6 +56,7 @@ def export_plain(model: str, task: str, out: Path) -> None:
     info = ModelInfo(name=model, task=task, random_weights=0)
     size = DEFAULT_SIZES[task]
     export_onnx(network, name=model, task=task, input_size=size, metadata=info, out=out, optimize=False)
+    return count(network, size).macs
 
 
 def forms(runtime: str, *, detail: bool) -> dict[str, list[Any]]:
@@ -130,7 +136,6 @@ def work(runtime: str, files: dict[str, str], rounds: int, seed: int) -> dict[st
     shuffle = random.Random(seed)  # noqa: S311 - an order, no secret
     shuffle.shuffle(order)
     calls = {name: opened(runtime, files[name]) for name in order}
-    reference = calls["plain"](x)
     times: dict[str, list[float]] = {name: [] for name in order}
     for _ in range(rounds):
         shuffle.shuffle(order)
@@ -140,46 +145,85 @@ def work(runtime: str, files: dict[str, str], rounds: int, seed: int) -> dict[st
             calls[name](x)
             calls[name](x)
             times[name].append((time.process_time() - start) * 500)
-    error = {f"error {name}": [float(np.abs(calls[name](x) - reference).max() / np.ptp(reference))] for name in files}
-    return times | error
+    for name in files:
+        reference = calls[plain_of(name)](x)
+        times[f"error {name}"] = [float(np.abs(calls[name](x) - reference).max() / np.ptp(reference))]
+    return times
 
 
-def measure(runtime: str, files: dict[str, str], rounds: int, processes: int) -> list[dict[str, Any]]:
-    """One row per form."""
+def plain_of(form: str) -> str:
+    """The plain export of the network that `form` is a form of."""
+    return BASELINE + "plain" if form.startswith(BASELINE) else "plain"
+
+
+def measure(runtime: str, files: dict[str, str], rounds: int, processes: int) -> list[dict[str, list[float]]]:
+    """What each process found."""
     runs = []
     for seed in range(processes):
         job = json.dumps({"runtime": runtime, "files": files, "rounds": rounds, "seed": seed})
         done = subprocess.run([sys.executable, __file__, "--job", job], capture_output=True, text=True, check=True)  # noqa: S603 - our own file
         runs.append(json.loads(done.stdout.splitlines()[-1]))
-    rows = []
-    for name in files:
-        ratios = [statistics.median(p / f for p, f in zip(run["plain"], run[name], strict=True)) for run in runs]
-        rows.append({
-            "form": name,
-            "cpu_ms": round(statistics.median(statistics.median(run[name]) for run in runs), 3),
-            "ratio": round(statistics.median(ratios), 3),
-            "ratio_low": round(min(ratios), 3),
-            "ratio_high": round(max(ratios), 3),
-            "max_error_over_range": max(run[f"error {name}"][0] for run in runs),
-        })  # fmt: skip
-    return rows
+    return runs
 
 
-def across(runtime: str, base: Path, ours: Path, rounds: int, processes: int) -> dict[str, Any]:
-    """The cost of MSCSA: its best form over the baseline's best form, paired."""
-    rows = measure(runtime, {"plain": str(base), "mscsa": str(ours)}, rounds, processes)
-    row = rows[1]
-    return {"mscsa_over_baseline": round(1 / row["ratio"], 3), "low": round(1 / row["ratio_high"], 3),
-            "high": round(1 / row["ratio_low"], 3)}  # fmt: skip
+def ratio(runs: list[dict[str, list[float]]], above: str, below: str) -> tuple[float, float, float]:
+    """Median, lowest and highest over processes of the median over rounds of one form's time over another's."""
+    found = [statistics.median(a / b for a, b in zip(run[above], run[below], strict=True)) for run in runs]
+    return round(statistics.median(found), 3), round(min(found), 3), round(max(found), 3)
+
+
+def form_row(form: str, runs: list[dict[str, list[float]]]) -> dict[str, Any]:
+    """What one form takes and gains over its plain export."""
+    middle, low, high = ratio(runs, plain_of(form), form)
+    return {
+        "form": form,
+        "cpu_ms": round(statistics.median(statistics.median(run[form]) for run in runs), 3),
+        "ratio": middle, "ratio_low": low, "ratio_high": high,
+        "max_error_over_range": max(run[f"error {form}"][0] for run in runs),
+    }  # fmt: skip
+
+
+def pair_row(baseline: str, task: str, runtime: str, args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    """A network with MSCSA and its baseline on one runtime; their exports lie in `scratch`."""
+    files: dict[str, str] = {}
+    for model, prefix in ((f"{baseline}_mscsa", ""), (baseline, BASELINE)):
+        folder = scratch / f"{model}_{task}_{runtime}"
+        folder.mkdir()
+        found = write_forms(scratch / f"{model}_{task}.onnx", runtime, folder, detail=args.detail and not prefix)
+        files |= {prefix + name: path for name, path in found.items() if not prefix or name in ("plain", "best")}
+    rounds = args.rounds or (SLOW_ROUNDS if (baseline, task) == ("pvt_v2_b0", "seg") else ROUNDS[task])
+    runs = measure(runtime, files, rounds, args.processes)
+    row = {"model": f"{baseline}_mscsa", "task": task, "runtime": runtime, "rounds": rounds}
+    row["forms"] = [form_row(form, runs) for form in files]
+    for form in ("plain", "best"):
+        middle, low, high = ratio(runs, form, BASELINE + form)
+        row[f"over_baseline_{form}"] = {"mscsa_over_baseline": middle, "low": low, "high": high}
+    return row
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown: ratios with their lowest and highest process."""
+    columns = ("model", "runtime", "passes", "the same file twice", "passes on the baseline", "MAC ratio")
+    columns += ("MSCSA over its baseline, plain", "optimized")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for row in rows:
+        forms = {form["form"]: form for form in row["forms"]}
+        gains = [forms[name] for name in ("best", "plain_again", BASELINE + "best")]
+        cells = [f"{gain['ratio']:.2f} ({gain['ratio_low']:.2f} to {gain['ratio_high']:.2f})" for gain in gains]
+        costs = (row["over_baseline_plain"], row["over_baseline_best"])
+        cells += [f"{row['mac_ratio']:.3f}"]
+        cells += [f"{cost['mscsa_over_baseline']:.2f} ({cost['low']:.2f} to {cost['high']:.2f})" for cost in costs]
+        lines.append(f"| {row['model']} {row['task']} | {row['runtime']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    """Measure and write the JSON file."""
+    """Measure, print the table and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--models", default="", help="only models whose name/task holds this")
+    parser.add_argument("--models", default="", help="only pairs whose baseline/task holds this")
     parser.add_argument("--runtimes", default=",".join(RUNTIMES))
-    parser.add_argument("--processes", type=int, default=5)
+    parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=0)
     parser.add_argument("--detail", action="store_true", help="also single passes in and out")
     parser.add_argument("--job", help=argparse.SUPPRESS)
@@ -190,32 +234,23 @@ def main() -> None:
         return
     from mscsa_deploy.core.environment import read_environment
 
-    results: list[dict[str, Any]] = []
+    document: dict[str, Any] = {"command": " ".join(sys.argv), "environment": dataclasses.asdict(read_environment())}
+    document |= {"processes": args.processes, "rows": []}
     with tempfile.TemporaryDirectory() as scratch:
-        for model, task in MODELS:
-            if args.models and args.models not in f"{model}/{task}":
+        for baseline, task in itertools.product(BASELINES, TASKS):
+            if args.models not in f"{baseline}/{task}":
                 continue
-            rounds = args.rounds or (SLOW_ROUNDS if (model[:3], task) == ("pvt", "seg") else ROUNDS[task])
-            plain = Path(scratch, f"{model}_{task}.onnx")
-            export_plain(model, task, plain)
+            with_it, without = (
+                export_plain(model, task, Path(scratch, f"{model}_{task}.onnx"))
+                for model in (f"{baseline}_mscsa", baseline)
+            )
             for runtime in args.runtimes.split(","):
-                folder = Path(scratch, f"{model}_{task}_{runtime}")
-                folder.mkdir()
-                files = write_forms(plain, runtime, folder, detail=args.detail)
-                rows = measure(runtime, files, rounds, args.processes)
-                row = {"model": model, "task": task, "runtime": runtime, "rounds": rounds, "forms": rows}
-                if model.endswith("_mscsa"):
-                    base = Path(scratch, f"{model.removesuffix('_mscsa')}_{task}_{runtime}")
-                    for form in ("plain", "best") if base.is_dir() else ():
-                        row[f"over_baseline_{form}"] = across(
-                            runtime, base / f"{form}.onnx", folder / f"{form}.onnx", rounds, args.processes
-                        )
-                results.append(row)
-                print(json.dumps(row), flush=True)
+                row = pair_row(baseline, task, runtime, args, Path(scratch))
+                document["rows"].append(row | {"mac_ratio": round(with_it / without, 4)})
+                print(json.dumps(document["rows"][-1]), flush=True)
                 if args.out:
-                    environment = dataclasses.asdict(read_environment())
-                    document = {"command": " ".join(sys.argv), "environment": environment, "rows": results}
                     args.out.write_text(json.dumps(document, indent=1) + "\n")
+    print(table(document["rows"]))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 
 from mscsa_deploy.graphs.tail.choose import check_pixels
-from mscsa_deploy.graphs.tail.forms import REFERENCE_FORM, TAIL_FORMS, append_tail
+from mscsa_deploy.graphs.tail.files import tail_bytes
+from mscsa_deploy.graphs.tail.forms import REFERENCE_FORM, TAIL_FORMS
 
 SHAPE, SIZE, IMAGES = (1, 150, 64, 64), (512, 512), 6
 SCENES = ("8", "16", "32", "64", "150", "noise")
@@ -60,24 +61,6 @@ def _blurred(maps: Any) -> Any:
     padded = np.pad(maps, ((0, 0), (1, 1), (1, 1)), mode="edge")
     height, width = maps.shape[1:]
     return sum(padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)) / 9
-
-
-def write_form(name: str, folder: Path) -> Path:
-    """The tail alone as an ONNX file."""
-    import onnx
-    import onnx_ir as ir
-
-    from mscsa_deploy.graphs.check import to_bytes
-
-    text = (
-        f'<ir_version: 10, opset_import: ["" : 18]> g (float[{",".join(map(str, SHAPE))}] x) => '
-        f"(float[{','.join(map(str, SHAPE))}] logits) {{ logits = Identity(x) }}"
-    )
-    model = ir.from_proto(onnx.parser.parse_model(text))
-    append_tail(model, name, SIZE)
-    path = folder / f"{name}.onnx"
-    path.write_bytes(to_bytes(model))
-    return path
 
 
 def work(runtime: str, files: dict[str, str], rounds: int, seed: int) -> dict[str, Any]:
@@ -127,7 +110,9 @@ def main() -> None:
 
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        files = {name: str(write_form(name, Path(scratch))) for name in args.forms.split(",")}
+        files = {name: str(Path(scratch, f"{name}.onnx")) for name in args.forms.split(",")}
+        for name, path in files.items():
+            Path(path).write_bytes(tail_bytes(SHAPE, name, SIZE))
         for runtime in args.runtimes.split(","):
             runs = []
             for seed in range(args.processes):

@@ -11,12 +11,14 @@ real pictures. Forms:
   once more, whose ratio says how far the others can be trusted;
 - ``network``, ``network_int8``: ours without a tail, for what is left beside it;
 - ``fp32``: ours with the tail ``cells``; ``fp32_static``: with the best tail of static shapes;
-- ``int8``: the runtime's own INT8 recipe, tail ``cells``; float32 where it is not INT8.
+- ``int8``: the runtime's own INT8 recipe, tail ``cells``; float32 where it is not INT8;
+- ``tail_plain``, ``tail_static``, ``tail``: Resize and ArgMax, the best static tail and ``cells`` alone, on the logits
+  that the plain network gives for the picture; their ratios are over ``tail_plain``.
 
 Clock, rounds and processes are those of ``compare_passes.py``: CPU time of one thread, forms in random order, the
 median over rounds of plain over form, then the median and the extremes over processes. Every form's map is
-compared with the plain one's on all pictures. What is built is kept in the cache; what is measured is kept in
-`--out` row by row, and a run that finds rows of the same files there goes on behind them.
+compared with the plain one's on all pictures. What is built is kept in the cache (`--build` does no more than that);
+what is measured is kept in `--out` row by row, and a run that finds rows of the same files there goes on behind them.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ MODEL = "topformer_t_mscsa.seg"
 CLASSES = (150, 13)
 WIDEN_SEED, LOWER = 0, 0.5
 RECIPES = {"onnxruntime": "int8_onnxruntime_x86", "openvino": "int8_openvino"}
-PLAIN = "plain"
+PLAIN, TAIL = "plain", "tail"
 SIZE = (512, 512)
 
 
@@ -85,11 +87,15 @@ def widened(prepared: Prepared, classes: int) -> Prepared:
     return dataclasses.replace(prepared, recipe=recipe, labels=(), key=key)
 
 
-def build(classes: int, runtime: str, pictures: int) -> dict[str, Path]:
-    """Every form's file, and ``logits`` of the plain one; INT8 is calibrated on `pictures`. Kept in the cache."""
+def build(classes: int, runtime: str, pictures: int, scratch: Path) -> dict[str, Path]:
+    """Every form's file, and ``logits`` of the plain one; INT8 is calibrated on `pictures`.
+
+    Tails alone go to `scratch`, everything else is kept in the cache.
+    """
     from mscsa_deploy.calibration.recipe import read_recipe
     from mscsa_deploy.calibration.samples import from_dataset
-    from mscsa_deploy.graphs.tail.forms import DEFAULT_FORMS, STATIC_FORM
+    from mscsa_deploy.graphs.tail.files import tail_bytes
+    from mscsa_deploy.graphs.tail.forms import DEFAULT_FORMS, REFERENCE_FORM, STATIC_FORM
     from mscsa_deploy.workflow.build import build_sources, quantize_cached
     from mscsa_deploy.workflow.cache import cached
     from mscsa_deploy.workflow.images import open_images
@@ -116,6 +122,11 @@ def build(classes: int, runtime: str, pictures: int) -> dict[str, Path]:
     def tailed(artifact: Artifact, form: str) -> Path:
         return tail_cached(artifact, form, SIZE).path
 
+    def alone(form: str) -> Path:
+        path = scratch / f"tail.{classes}.{form}.onnx"
+        path.write_bytes(tail_bytes(sources.plain.outputs[0].shape, form, SIZE))
+        return path
+
     return {
         PLAIN: folder / name,
         "plain_again": folder / name,
@@ -124,6 +135,9 @@ def build(classes: int, runtime: str, pictures: int) -> dict[str, Path]:
         "fp32_static": tailed(best, STATIC_FORM),
         "int8": tailed(quantized.artifact, DEFAULT_FORMS[runtime]),
         "network_int8": quantized.artifact.path,
+        TAIL: alone(DEFAULT_FORMS[runtime]),
+        "tail_static": alone(STATIC_FORM),
+        "tail_plain": alone(REFERENCE_FORM),
         "logits": sources.plain.path,
     }
 
@@ -150,32 +164,39 @@ def work(runtime: str, files: dict[str, str], pictures: str, rounds: int, seed: 
     shuffle = random.Random(seed)  # noqa: S311 - an order, no secret
     shuffle.shuffle(order)
     calls = {name: opened(runtime, files[name]) for name in order}
+    logits = opened(runtime, files["logits"])
+    values = [logits(image[None]) for image in images]
     times: dict[str, list[float]] = {name: [] for name in order}
     for number in range(rounds):
-        image = images[(seed + number) % len(images)][None]
+        place = (seed + number) % len(images)
         shuffle.shuffle(order)
         for name in order:
+            given = values[place] if name.startswith(TAIL) else images[place][None]
             if number == 0:
-                calls[name](image)
+                calls[name](given)
             start = time.process_time()
-            calls[name](image)
+            calls[name](given)
             times[name].append((time.process_time() - start) * 1e3)
     found: dict[str, Any] = {"times": times}
     if seed == 0:
-        logits = opened(runtime, files["logits"])
         maps = [name for name in order if not name.startswith("network") and name != "plain_again"]
         checks = {name: [0, 0, 0] for name in maps}
         present = []
-        for image in images:
-            reference = calls[PLAIN](image[None])
-            values = logits(image[None])
-            present.append(int(np.unique(reference).size))
+        for image, value in zip(images, values, strict=True):
+            reference = {plain: calls[plain](value if plain != PLAIN else image[None]) for plain in map(plain_of, maps)}
+            present.append(int(np.unique(reference[PLAIN]).size))
             for name in maps:
-                check = check_pixels(values, reference, calls[name](image[None]), tie=NEAR_TIE)
+                answer = calls[name](value if name.startswith(TAIL) else image[None])
+                check = check_pixels(value, reference[plain_of(name)], answer, tie=NEAR_TIE)
                 counts = (check.pixels, check.different, check.ties)
                 checks[name] = [a + b for a, b in zip(checks[name], counts, strict=True)]
         found |= {"checks": checks, "classes_present": present}
     return found
+
+
+def plain_of(form: str) -> str:
+    """The form that `form` is compared with."""
+    return "tail_plain" if form.startswith(TAIL) else PLAIN
 
 
 def rows_of(classes: int, runtime: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -183,7 +204,7 @@ def rows_of(classes: int, runtime: str, runs: list[dict[str, Any]]) -> list[dict
     rows = []
     for name in runs[0]["times"]:
         ratios = [
-            statistics.median(p / f for p, f in zip(run["times"][PLAIN], run["times"][name], strict=True))
+            statistics.median(p / f for p, f in zip(run["times"][plain_of(name)], run["times"][name], strict=True))
             for run in runs
         ]
         row = {
@@ -214,6 +235,21 @@ def measured(
     return rows_of(classes, runtime, runs)
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown: milliseconds and ratios with their lowest and highest process."""
+    names = ("fp32", "int8", "network", "network_int8", "tail_static", TAIL)
+    lines = [f"| | {' | '.join(('plain, ms', *names, 'tail_plain, ms'))} |", "|---" * (len(names) + 3) + "|"]
+    for place in dict.fromkeys((row["runtime"], row["classes"]) for row in rows):
+        forms = {row["form"]: row for row in rows if (row["runtime"], row["classes"]) == place}
+        cells = [
+            f"{row['cpu_ms']:.1f} ms, {row['ratio']:.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
+            for row in map(forms.__getitem__, names)
+        ]
+        ends = (f"{forms[plain]['cpu_ms']:.1f}" for plain in (PLAIN, "tail_plain"))
+        lines.append(f"| {place[0]}, {place[1]} classes | {' | '.join((next(ends), *cells, next(ends)))} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -224,6 +260,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=3)
     parser.add_argument("--calibration", type=int, default=32, help="pictures that INT8 ranges come from")
     parser.add_argument("--rounds", type=int, default=16)
+    parser.add_argument("--build", action="store_true", help="only build what is measured")
     parser.add_argument("--note", default="", help="what else ran on the machine")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -252,16 +289,18 @@ def main() -> None:
         write_pictures(pictures, args.pictures)
         for classes in map(int, args.classes.split(",")):
             for runtime in args.runtimes.split(","):
-                files = build(classes, runtime, args.calibration)
+                files = build(classes, runtime, args.calibration, Path(scratch))
                 hashes = {name: sha256_file(path) for name, path in files.items()}
                 part = f"{classes} {runtime}"
-                if document["parts"].get(part, {}).get("files") != hashes:
+                if not args.build and document["parts"].get(part, {}).get("files") != hashes:
                     rows = measured(classes, runtime, files, args, pictures)
                     document["parts"][part] = {"files": hashes, "rows": rows}
                     if args.out:
                         args.out.write_text(json.dumps(document, indent=1) + "\n")
-                for row in document["parts"][part]["rows"]:
-                    print(json.dumps(row), flush=True)
+                    for row in rows:
+                        print(json.dumps(row), flush=True)
+    if not args.build:
+        print(table([row for part in document["parts"].values() for row in part["rows"]]))
 
 
 if __name__ == "__main__":
