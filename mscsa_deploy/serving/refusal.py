@@ -3,11 +3,14 @@
 400  the request does not fit the protocol or the model
 401  the bearer token is missing or wrong
 404  no such model, version or path
+405  the path has no such method
 408  the body came too slowly
 413  the body or the picture is too large
 415  a media type or picture format that is not taken
+431  the request's head is too long
 500  the runtime failed: not the client's mistake
-503  too many requests are waiting, or the server is stopping; `Retry-After` says when to come again
+501  nothing on this machine can do it
+503  too many requests are waiting or connections open, or the server is stopping; `Retry-After` says when to come again
 504  the deadline passed before the answer was there
 """
 

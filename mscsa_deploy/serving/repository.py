@@ -183,7 +183,8 @@ class Repository:
 
     def close(self) -> None:
         """Finish what was accepted and release all sessions; blocks, `CLOSE_SECONDS` per model that hangs."""
-        self.hangs = not all([served.pool.close(CLOSE_SECONDS) for served in self.all()])
+        closed = [served.pool.close(CLOSE_SECONDS) for served in self.all()]
+        self.hangs = not all(closed)
 
     def _add(self, place: Place) -> None:
         bundle = read_bundle(place.path)
