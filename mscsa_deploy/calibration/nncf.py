@@ -44,7 +44,18 @@ BOOKKEEPING = frozenset(
 # A quantized value passes these unchanged.
 MOVERS = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Split", "VariadicSplit", "Slice", "StridedSlice"})
 WEIGHTED = frozenset({"Convolution", "GroupConvolution", "MatMul"})
-FUSED = frozenset({"Add", "Clamp", "HSwish", "HardSigmoid", "Maximum", "Minimum", "Multiply", "Relu", "Sigmoid"})
+FUSED = frozenset(
+    {"Add", "BatchNormInference", "Clamp", "Divide", "Gelu", "HSwish", "Maximum", "Minimum", "Multiply", "PRelu",
+     "Relu", "Sigmoid", "Subtract"}
+)  # fmt: skip
+# What the CPU plugin has integer kernels for; whatever else reads INT8 is float inside. A test holds this against the
+# kernels that it runs.
+INTEGER = frozenset(
+    {"AvgPool", "Concat", "Convolution", "ConvolutionBackpropData", "DepthToSpace", "GroupConvolution",
+     "GroupConvolutionBackpropData", "MatMul", "MaxPool", "ReduceMax", "ReduceMean"}
+)  # fmt: skip
+# A quantized value keeps its scale in these.
+KEEPERS = MOVERS | {"Concat", "DepthToSpace", "MaxPool", "ReduceMax"}
 
 
 class NncfQuantizer:
@@ -243,12 +254,14 @@ def _left_float(graph: Any, rules: dict[str, str]) -> tuple[tuple[LeftFloat, ...
         # The CPU plugin computes what follows a convolution element by element inside its kernel.
         if kind in FUSED and len(live) == 1 and live[0].get_friendly_name() in kernels:
             kernels.add(name)
-        elif all(_quantized(node) for node in live):
+        elif not all(_quantized(node) for node in live):
+            left.append(LeftFloat(name, kind, rules.get(name, f"NNCF puts no quantizer before this {kind}")))
+        elif kind not in INTEGER:
+            left.append(LeftFloat(name, kind, rules.get(name, f"OpenVINO has no integer kernel for {kind}")))
+        else:
             integer += 1
             if kind in WEIGHTED:
                 kernels.add(name)
-        else:
-            left.append(LeftFloat(name, kind, rules.get(name, f"NNCF puts no quantizer before this {kind}")))
     return tuple(left), integer
 
 
@@ -267,7 +280,8 @@ def _quantized(node: Any) -> bool:
     kind = node.get_type_name()
     if kind == "FakeQuantize":
         return True
-    return kind in MOVERS and _quantized(node.input(0).get_source_output().get_node())
+    sources = node.inputs() if kind == "Concat" else node.inputs()[:1]
+    return kind in KEEPERS and all(_quantized(value.get_source_output().get_node()) for value in sources)
 
 
 def _save(openvino: Any, graph: Any, out: Path) -> None:

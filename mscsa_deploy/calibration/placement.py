@@ -7,6 +7,8 @@ import sys
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from onnx import numpy_helper
+
 from mscsa_deploy.calibration.quantizer import LeftFloat
 from mscsa_deploy.calibration.source import constant_names, initializers
 from mscsa_deploy.errors import UserError
@@ -31,20 +33,26 @@ MOVERS = frozenset(
     }
 )  # fmt: skip
 # What each runtime computes on integers when Q/DQ surround it. ONNX Runtime: the selectors of
-# optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc; OpenVINO: the CPU
-# plugin's low-precision transformations; TensorRT: developer guide, "Q/DQ layer-placement recommendations".
+# optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc; OpenVINO: the executed kernels
+# (its sums and products of two INT8 tensors are float inside); TensorRT: developer guide, "Q/DQ layer-placement
+# recommendations". A test holds the first two against what the runtimes execute.
 _EVERYWHERE = MOVERS | {
-    "Add", "AveragePool", "Clip", "Conv", "Gemm", "GlobalAveragePool", "MatMul", "MaxPool", "Relu",
+    "AveragePool", "Clip", "Conv", "Gemm", "GlobalAveragePool", "MatMul", "MaxPool", "Relu",
 }  # fmt: skip
 INTEGER_OPS = {
-    "onnxruntime": _EVERYWHERE
-    | {"ArgMax", "LeakyRelu", "Mul", "ReduceMax", "ReduceMin", "Resize", "Sigmoid", "Softmax"},
-    "openvino": _EVERYWHERE | {"ConvTranspose", "Mul", "ReduceMax", "ReduceMean"},
-    "tensorrt": _EVERYWHERE | {"ConvTranspose", "Resize"},
+    "onnxruntime": (_EVERYWHERE - {"Pad", "SpaceToDepth"})
+    | {"Add", "ArgMax", "LeakyRelu", "Mul", "ReduceMax", "ReduceMin", "Resize", "Sigmoid", "Softmax"},
+    "openvino": (_EVERYWHERE - {"SpaceToDepth", "Tile"}) | {"ConvTranspose", "ReduceMax", "ReduceMean"},
+    "tensorrt": _EVERYWHERE | {"Add", "ConvTranspose", "Resize"},
 }
 TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
 # These keep an integer kernel when only their inputs are quantized (MatMulIntegerToFloat, QGemm).
 ORT_FLOAT_OUTPUT_OPS = frozenset({"MatMul", "Gemm", "ArgMax"})
+
+# ONNX Runtime takes away the pairs around these only if both say the same.
+ORT_ONE_SCALE_OPS = (MOVERS - {"Concat", "Where"}) | {"MaxPool", "ReduceMax", "ReduceMin", "Resize"}
+# It moves DequantizeLinear behind these and QuantizeLinear before (optimizer/qdq_transformer/qdq_propagation.cc).
+ORT_PASSED_OPS = frozenset({"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 
 
 class Wiring:
@@ -57,6 +65,11 @@ class Wiring:
             for name in node.input:
                 self.readers[name].append(node)
         self.outputs = {value.name for value in graph.output}
+        self.weights = {tensor.name: tensor for tensor in graph.initializer}
+
+    def grid(self, node: onnx.NodeProto) -> list[bytes]:
+        """Scale and zero point of a QuantizeLinear or DequantizeLinear, comparable."""
+        return [numpy_helper.to_array(self.weights[name]).tobytes() for name in node.input[1:]]
 
 
 def excluded(model: onnx.ModelProto, recipe: CalibrationRecipe) -> dict[str, str]:
@@ -191,17 +204,57 @@ def left_float(
 def _why_float(node: onnx.NodeProto, wiring: Wiring, constants: set[str], recipe: CalibrationRecipe) -> str:
     """Why `node` runs in float, or nothing when it runs on integers."""
     on_ort = recipe.runtime == "onnxruntime"
-    sources = [wiring.writer.get(name) for name in _data_inputs(node, constants)]
-    dequantized = [source is not None and source.op_type == "DequantizeLinear" for source in sources]
+    dequantized = [_dequantized(name, wiring, passed=on_ort) for name in _data_inputs(node, constants)]
     if recipe.op_types and node.op_type not in recipe.op_types and not all(dequantized):
         return f"{node.op_type} is not among the recipe's op_types"
+    if on_ort and _passed(node, wiring, dequantized=all(dequantized)):
+        return ""
     if not all(dequantized):
         return "its input is not quantized, and it is not worth a conversion of its own"
     if node.op_type not in INTEGER_OPS[recipe.runtime]:
         return f"{TITLES[recipe.runtime]} has no integer kernel for {node.op_type}"
-    if on_ort and node.op_type not in ORT_FLOAT_OUTPUT_OPS and not _output_quantized(node, wiring):
+    return _why_ort_float(node, wiring) if on_ort else ""
+
+
+def _why_ort_float(node: onnx.NodeProto, wiring: Wiring) -> str:
+    """Why ONNX Runtime runs `node` in float though its inputs are quantized, or nothing."""
+    if node.op_type not in ORT_FLOAT_OUTPUT_OPS and not _output_quantized(node, wiring):
         return "its output is not quantized, so ONNX Runtime computes it in float"
+    if node.op_type == "Resize" and _mode(node) != "nearest":
+        return "ONNX Runtime interpolates in float"
+    if node.op_type in ORT_ONE_SCALE_OPS and not _one_scale(node, wiring):
+        return "its scale changes, so ONNX Runtime computes it in float"
     return ""
+
+
+def _dequantized(name: str, wiring: Wiring, *, passed: bool) -> bool:
+    """Whether DequantizeLinear writes a tensor; `passed`: or wrote it before operators that it can be moved behind."""
+    source = wiring.writer.get(name)
+    if source is None:
+        return False
+    if source.op_type == "DequantizeLinear":
+        return True
+    return passed and source.op_type in ORT_PASSED_OPS and _dequantized(source.input[0], wiring, passed=True)
+
+
+def _passed(node: onnx.NodeProto, wiring: Wiring, *, dequantized: bool) -> bool:
+    """Whether ONNX Runtime moves a quantization past `node`, from the one side that has it to the other."""
+    if node.op_type not in ORT_PASSED_OPS or node.output[0] in wiring.outputs:
+        return False
+    return dequantized != _output_quantized(node, wiring)
+
+
+def _mode(resize: onnx.NodeProto) -> str:
+    return next((each.s.decode() for each in resize.attribute if each.name == "mode"), "nearest")
+
+
+def _one_scale(node: onnx.NodeProto, wiring: Wiring) -> bool:
+    """Whether `node` reads and writes integers of the same scale and zero point."""
+    before = wiring.writer[node.input[0]]
+    while before.op_type != "DequantizeLinear":
+        before = wiring.writer[before.input[0]]
+    behind = [reader for name in node.output for reader in wiring.readers.get(name, [])]
+    return all(wiring.grid(reader) == wiring.grid(before) for reader in behind)
 
 
 def _data_inputs(node: onnx.NodeProto, constants: set[str]) -> list[str]:
@@ -237,9 +290,7 @@ def tensorrt_faults(quantized: onnx.ModelProto) -> list[str]:
 
     TensorRT takes explicit, symmetric, int8 Q/DQ only (TensorRT developer guide, "Explicit Quantization").
     """
-    import onnx.numpy_helper
-
-    arrays = {name: onnx.numpy_helper.to_array(tensor) for name, tensor in initializers(quantized).items()}
+    arrays = {name: numpy_helper.to_array(tensor) for name, tensor in initializers(quantized).items()}
     faults = []
     for node in quantized.graph.node:
         if node.op_type not in {"QuantizeLinear", "DequantizeLinear"}:
