@@ -76,7 +76,7 @@ class CalibrationRecipe(Config, frozen=True, kw_only=True):
         runtime: Which runtime is to run it.
         architectures: ``platform.machine()`` values the recipe is meant for; empty means any.
         requires: Instruction-set flags without which results differ, e.g. ``vnni``.
-        models: Shell patterns of model names for which this recipe is the default choice.
+        models: Shell patterns of the models, as ``NAME.TASK``, for which this recipe is the default choice.
         priority: Among recipes that fit equally, the highest is the default.
         samples: How many calibration pictures are used (fewer when the set holds fewer).
         activations: Integer type of activations.
@@ -223,7 +223,7 @@ def default_recipe(runtime: str, *, model: str, architecture: str, isa: Collecti
 
     Args:
         runtime: ``onnxruntime``, ``openvino`` or ``tensorrt``.
-        model: Zoo name or stem of a foreign file; compared with each recipe's patterns.
+        model: ``NAME.TASK`` with a zoo name or the stem of a foreign file; compared with each recipe's patterns.
         architecture: ``platform.machine()`` of the device, e.g. ``x86_64`` or ``aarch64``.
         isa: Instruction-set flags of the device (``avx512_vnni`` and ``avx_vnni`` count as ``vnni``).
 

@@ -42,9 +42,9 @@ def make_plan(request: DeployRequest) -> Plan:
 def _default_recipes(
     request: DeployRequest, profile: DeviceProfile, runtimes: tuple[str, ...]
 ) -> dict[str, tuple[str, ...]]:
-    model = recipe_of(request)[0].model
+    recipe = recipe_of(request)[0]
     return {
-        name: tuple(each.name for each in recipes_for(name, profile, model))
+        name: tuple(each.name for each in recipes_for(name, profile, f"{recipe.model}.{recipe.task}"))
         for name in runtimes
         if name in profile.runtimes and "int8" in profile.runtimes[name].precisions
     }

@@ -54,7 +54,7 @@ class QuantizeOutcome(Record, frozen=True, kw_only=True):
 
 
 def recipe_for(runtime: str, profile: DeviceProfile, model: str, *, named: str | None = None) -> CalibrationRecipe:
-    """The calibration recipe to use: the one named, or the best for this model on this class of device.
+    """The calibration recipe to use: the one named, or the best for this ``NAME.TASK`` on this class of device.
 
     Raises:
         UserError: No recipe fits, or the named one is for another runtime.
@@ -112,7 +112,7 @@ def run_quantize(
     environment = read_environment()
     profile = read_profile(request.device) if request.device else pick_profile(environment)[0]
     subject = open_subject(request.model, request, profile, progress, runtimes=(request.runtime,), rewrite=True)
-    base = recipe_for(request.runtime, profile, subject.name, named=request.recipe)
+    base = recipe_for(request.runtime, profile, f"{subject.name}.{subject.task}", named=request.recipe)
     with write_output(out, force=force) as work, tempfile.TemporaryDirectory(prefix="mscsa-deploy-") as folder:
         bench = open_bench(request, subject, profile, environment, Path(folder), progress=progress)
         if request.recipe is not None or request.runtime == "tensorrt":

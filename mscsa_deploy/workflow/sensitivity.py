@@ -104,7 +104,7 @@ def run_sensitivity(
         refuse_existing(out, force=force)
     profile = read_profile(request.device) if request.device else pick_profile(read_environment())[0]
     subject = open_subject(request.model, request, profile, progress, runtimes=(request.runtime,), rewrite=True)
-    recipe = recipe_for(request.runtime, profile, subject.name, named=request.recipe)
+    recipe = recipe_for(request.runtime, profile, f"{subject.name}.{subject.task}", named=request.recipe)
     recipe, note = _with_pairs(recipe)
     model = subject.float_for(request.runtime)
     calibration, validation = _open(subject, request)

@@ -86,14 +86,15 @@ def test_changed_replaces_settings_and_name_only():
 @pytest.mark.parametrize(
     ("runtime", "model", "architecture", "isa", "expected"),
     [
-        ("onnxruntime", "topformer_t_mscsa", "x86_64", {"avx512_vnni"}, "int8_onnxruntime_x86"),
-        ("onnxruntime", "pvt_v2_b0_mscsa", "x86_64", {"avx_vnni"}, "int8_onnxruntime_x86_pvt"),
-        ("onnxruntime", "topformer_t_mscsa", "x86_64", {"avx2"}, "int8_onnxruntime_portable"),
-        ("onnxruntime", "topformer_t_mscsa", "aarch64", set(), "int8_onnxruntime_arm64"),
-        ("openvino", "topformer_t_mscsa", "x86_64", {"avx512_vnni"}, "int8_openvino"),
-        ("openvino", "pvt_v2_b0_mscsa", "x86_64", {"avx512_vnni"}, "int8_openvino_transformer"),
-        ("openvino", "topformer_t_mscsa", "x86_64", {"avx2"}, "int8_openvino_portable"),
-        ("openvino", "topformer_t_mscsa", "aarch64", set(), "int8_openvino_portable"),
+        ("onnxruntime", "topformer_t_mscsa.seg", "x86_64", {"avx512_vnni"}, "int8_onnxruntime_x86"),
+        ("onnxruntime", "pvt_v2_b0_mscsa.cls", "x86_64", {"avx_vnni"}, "int8_onnxruntime_x86_pvt"),
+        ("onnxruntime", "topformer_t_mscsa.seg", "x86_64", {"avx2"}, "int8_onnxruntime_portable"),
+        ("onnxruntime", "topformer_t_mscsa.seg", "aarch64", set(), "int8_onnxruntime_arm64"),
+        ("openvino", "topformer_t_mscsa.seg", "x86_64", {"avx512_vnni"}, "int8_openvino"),
+        ("openvino", "topformer_t_mscsa.cls", "x86_64", {"avx512_vnni"}, "int8_openvino_topformer_cls"),
+        ("openvino", "pvt_v2_b0_mscsa.cls", "x86_64", {"avx512_vnni"}, "int8_openvino_transformer"),
+        ("openvino", "topformer_t_mscsa.seg", "x86_64", {"avx2"}, "int8_openvino_portable"),
+        ("openvino", "topformer_t_mscsa.seg", "aarch64", set(), "int8_openvino_portable"),
         ("tensorrt", "anything", "aarch64", set(), "int8_tensorrt"),
     ],
 )
@@ -103,7 +104,8 @@ def test_the_default_recipe_fits_device_and_model(runtime, model, architecture, 
 
 def test_a_recipe_made_for_a_bf16_rest_stands_beside_the_default_one():
     device = {"architecture": "x86_64", "isa": {"avx512_vnni", "amx_bf16"}}
-    found = bf16_recipe("openvino", model="topformer_t_mscsa", **device)
+    found = bf16_recipe("openvino", model="topformer_t_mscsa.seg", **device)
     assert found.name == "int8_openvino_topformer"
-    assert bf16_recipe("openvino", model="pvt_v2_b0_mscsa", **device) is None
-    assert bf16_recipe("openvino", model="topformer_t_mscsa", architecture="x86_64", isa={"avx2"}) is None
+    assert bf16_recipe("openvino", model="pvt_v2_b0_mscsa.cls", **device) is None
+    assert bf16_recipe("openvino", model="topformer_t_mscsa.seg", architecture="x86_64", isa={"avx2"}) is None
+    assert bf16_recipe("openvino", model="topformer_t_mscsa.cls", **device) is None
