@@ -146,7 +146,8 @@ def _measurement(row: Row, results: Results) -> Measurement:
         latency_ms=row.latency_ms,
         metric=row.metric,
         argmax_agreement=row.parity.argmax_agreement if row.parity else None,
-        isa=results.environment.isa,
+        # What was built for another device has not seen this machine.
+        isa=results.environment.isa if row.status == "ok" else (),
         options=row.details.get("options", {}),
     )
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 
 from mscsa_deploy.bundle.describe import readme, summary
-from mscsa_deploy.bundle.manifest import Postprocess, json_schema_text
+from mscsa_deploy.bundle.manifest import Postprocess, json_schema, json_schema_text
 from mscsa_deploy.bundle.store import read_bundle
 from mscsa_deploy.errors import UnsupportedError, UserError
 
@@ -169,3 +170,11 @@ def test_readme_and_summary_tell_the_essentials(bundle):
     told = summary(bundle.manifest)
     assert told["artifacts"][0]["size_bytes"] == bundle.file("model.onnx").stat().st_size
     assert told["recommended"]["runtime"] == "onnxruntime"
+
+
+@pytest.mark.parametrize("task", ["seg", "cls"])
+def test_manifest_fits_its_schema(tiny, tmp_path, task):
+    text = (tiny.make_bundle(tmp_path / task, task=task).root / "manifest.json").read_text()
+    jsonschema.validate(json.loads(text), json_schema())
+    with pytest.raises(jsonschema.ValidationError, match="'logit' is not one of"):
+        jsonschema.validate(json.loads(text.replace('"output": "logits"', '"output": "logit"')), json_schema())

@@ -33,12 +33,14 @@ def test_haswell_answers_as_this_machine_does(bundle, missing, tmp_path):
     if shutil.which(HASWELL[0]) is None:
         missing("arm", f"{HASWELL[0]} is not installed (apt-get install qemu-user-static)")
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
-    [model] = [
+    models = [
         bundle / entry["path"]
         for entry in manifest["artifacts"]
         if entry["recipe"] == "int8_onnxruntime_portable" and entry["postprocess"]["output"] == "logits"
     ]
+    if not models:
+        pytest.skip("the bundle holds no INT8 file for processors without VNNI")
     inputs = bundle / manifest["golden"]["input"]
-    ours = answers((), model, inputs, tmp_path / "ours.npy")
-    theirs = answers(HASWELL, model, inputs, tmp_path / "theirs.npy")
+    ours = answers((), models[0], inputs, tmp_path / "ours.npy")
+    theirs = answers(HASWELL, models[0], inputs, tmp_path / "theirs.npy")
     assert (ours.argmax(axis=1) == theirs.argmax(axis=1)).mean() >= 0.999

@@ -4,8 +4,10 @@ import json
 import tomllib
 from pathlib import Path
 
+import jsonschema
 import pytest
 
+from mscsa_deploy.bundle.manifest import json_schema
 from mscsa_deploy.cli import run
 from mscsa_deploy.core.files import sha256_file
 from mscsa_deploy.reporting.files import read_report
@@ -26,6 +28,10 @@ def test_deploy_finishes_and_every_required_gate_passes(deployed):
     assert report.verdict.passed
     assert [stage.name for stage in report.stages][:3] == ["plan", "checkpoint", "images"]
     assert all(stage.status == "ok" for stage in report.stages)
+
+
+def test_deploy_writes_a_manifest_that_fits_its_schema(deployed):
+    jsonschema.validate(json.loads((deployed[1] / "manifest.json").read_text()), json_schema())
 
 
 def test_deploy_reports_each_artifact_at_both_boundaries(deployed):
