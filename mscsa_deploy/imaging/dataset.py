@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from mscsa_deploy.core.vocabulary import Task
 from mscsa_deploy.errors import UserError
 from mscsa_deploy.imaging.decode import decode, is_readable
 from mscsa_deploy.imaging.layouts import Sample, folder_samples, list_samples, mask_samples, read_folders
+from mscsa_deploy.imaging.lookalikes import Looks, alike, looks
 from mscsa_deploy.imaging.scenes import open_scenes
 
 Target = int | npt.NDArray[np.integer] | None
@@ -100,6 +102,11 @@ class FileDataset:
         if sample.mask is None:
             return str(sample.label)
         return sha256_file(sample.mask) + ("-reduced" if self.reduce_zero_label else "")
+
+    def looks(self) -> Looks:
+        """What tells pictures that look alike; see `lookalikes`."""
+        contents = [self.content_hash(index) for index in range(len(self))]
+        return looks([sample.image for sample in self.samples], contents)
 
     def part_of(self, index: int) -> str:
         """A set of files has one part, the whole."""
@@ -221,7 +228,7 @@ def _readable(dataset: FileDataset) -> FileDataset:
 
 
 def refuse_overlap(*datasets: Dataset) -> None:
-    """Raise `UserError` if two of the sets share a picture, judged by content."""
+    """Raise `UserError` if two of the sets share a picture, judged by content; warn of pictures that look alike."""
     owner: dict[str, tuple[int, int]] = {}
     for number, dataset in enumerate(datasets):
         shared: dict[int, list[int]] = {}
@@ -235,6 +242,24 @@ def refuse_overlap(*datasets: Dataset) -> None:
                 f"{_describe(dataset, indices[0])}; calibration, validation and evaluation must be disjoint",
                 hint="remove the shared pictures from one of them",
             )
+
+    _warn_of_lookalikes([dataset for dataset in datasets if isinstance(dataset, FileDataset)])
+
+
+def _warn_of_lookalikes(datasets: Sequence[FileDataset]) -> None:
+    """One warning for all pictures of a set that look like one of another; composed scenes are what they are."""
+    if len(datasets) < 2:
+        return
+    found = []
+    for (one, first), (other, second) in itertools.combinations([(each, each.looks()) for each in datasets], 2):
+        found += [(one.samples[a].image, other.samples[b].image) for a, b in alike(first, second)]
+    if found:
+        some = ", ".join(f"'{one}' and '{other}'" for one, other in found[:3]) + (", ..." if len(found) > 3 else "")
+        log.warning(
+            "%d pictures look like one of another set (%s): near-duplicates make accuracy look better than it is",
+            len(found),
+            some,
+        )
 
 
 def _describe(dataset: Dataset, index: int) -> str:

@@ -15,7 +15,7 @@ from mscsa_deploy.errors import UserError
 MAX_PIXELS = 80_000_000
 """Larger pictures are refused: a few hundred bytes can declare gigabytes."""
 
-_UNREADABLE = (
+UNREADABLE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -24,6 +24,7 @@ _UNREADABLE = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
+"""What Pillow raises for files that are no whole pictures."""
 _WHITE = (255, 255, 255)
 _HINT = "use a whole JPEG, PNG, WebP, BMP, GIF or TIFF file"
 
@@ -54,7 +55,7 @@ def decode(source: str | Path | bytes) -> npt.NDArray[np.uint8]:
             _check_size(image, name)
             image.load()
             upright = ImageOps.exif_transpose(image)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         # Of a file of no known format, Pillow only tells the address of its buffer.
         why = "its format is unknown" if isinstance(error, UnidentifiedImageError) else str(error)
         raise UserError(f"{name} is not a readable picture: {why}", hint=_HINT) from error
@@ -77,7 +78,7 @@ def is_readable(path: Path) -> bool:
         if (kind == "JPEG" and b"\xff\xd9" in tail) or (kind == "PNG" and b"IEND" in tail):
             return True
         decode(path)
-    except (UserError, *_UNREADABLE):
+    except (UserError, *UNREADABLE):
         return False
     return True
 
