@@ -24,8 +24,8 @@ Looks = npt.NDArray[np.uint64]
 MOST_BITS = 4
 """Looks that differ in at most so many bits are alike.
 
-Of the 12 backgrounds of the shipped scenes, copies at half the size and JPEG quality 50 differ in at most 3 bits, and no
-two of the backgrounds in fewer than 19.
+Of the 12 backgrounds of the shipped scenes, copies at half the size and JPEG quality 50 differ in at most 3 bits,
+and no two of the backgrounds in fewer than 20.
 """
 _METHOD = "dhash-1"
 _ROWS, _COLUMNS = 8, 9
