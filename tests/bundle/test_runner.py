@@ -137,6 +137,19 @@ def test_predict_understands_every_boundary(bundle, monkeypatch, output, values,
     assert (answer.class_map[:, 16:] == 2).all()
 
 
+def test_load_takes_the_threads_that_were_recommended_or_measured(tiny, tmp_path):
+    (tmp_path / "b").mkdir()
+    tiny.color_network(tmp_path / "b" / "model.onnx")
+    entry = tiny.entry(
+        "model.onnx", runtimes=("onnxruntime",), measurements=(tiny.measurement("onnxruntime", 1.0, threads=2),)
+    )
+    choice = Choice(artifact="model.onnx", runtime="onnxruntime", precision="fp32", threads=3)
+    for recommended, threads in ((choice, 3), (None, 2)):
+        bundle = write_bundle(tmp_path / "b", tiny.manifest_of([entry], recommended=recommended))
+        with load(bundle) as runner:
+            assert runner.threads == threads
+
+
 def test_load_zip_answers_the_same(bundle, tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("MSCSA_DEPLOY_CACHE", str(tmp_path / "cache"))
     path = pack(bundle.root, tmp_path / "bundle.zip")
