@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -16,11 +17,19 @@ from mscsa_deploy.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from typing import Any
 
 Observer = Literal["minmax", "moving_average", "percentile", "entropy", "mse"]
 _NAMING = ("name", "engine", "runtime")
 HISTOGRAM_OBSERVERS: tuple[Observer, ...] = ("percentile", "entropy", "mse")
+
+# Keys that one engine alone does something with.
+ENGINE_KEYS: dict[str, tuple[str, ...]] = {
+    "onnxruntime": (
+        "activations", "weights", "symmetric_activations", "averaging", "op_types", "quantize_bias", "pair_on_weights",
+        "dedicated_pairs", "force_unquantized_inputs", "pools_as_convs", "equalize",
+    ),
+    "nncf": ("preset", "model_type", "smooth_quant"),
+}  # fmt: skip
 
 
 class FloatRule(Config, frozen=True, kw_only=True):
@@ -86,7 +95,7 @@ class CalibrationRecipe(Config, frozen=True, kw_only=True):
         reduce_range: Weights in 7 bits, so that 16-bit accumulation without VNNI cannot saturate.
         observer: How a range is chosen from what the samples showed.
         percentile: For ``percentile``: share of values inside the range, in percent.
-        averaging: For ``moving_average``: weight of each new sample's extremes, 0..1.
+        averaging: For ``moving_average``: weight of each new sample's extremes, 0..1. NNCF weighs all alike.
         op_types: Operators to quantize; empty means every one the engine can.
         keep_float: Rules for what stays float.
         quantize_bias: Biases as int32 (TensorRT's parser refuses these).
@@ -144,10 +153,13 @@ class CalibrationRecipe(Config, frozen=True, kw_only=True):
             raise ValueError("percentile is in percent, above 50 and at most 100")
         if not 0 < self.averaging <= 1:
             raise ValueError("averaging lies between 0 and 1")
+        idle = [key for key, value in defaults_of_others(self.engine).items() if getattr(self, key) != value]
+        if idle:
+            raise ValueError(f"engine {self.engine} does nothing with {', '.join(idle)}; leave them out")
         if self.engine == "nncf":
             self._check_nncf()
-        elif self.bias_correction == "fast" or self.smooth_quant >= 0:
-            raise ValueError("bias_correction = 'fast' and smooth_quant belong to engine nncf")
+        elif self.bias_correction == "fast":
+            raise ValueError("bias_correction = 'fast' belongs to engine nncf")
 
     def of_the_file(self) -> CalibrationRecipe:
         """What decides the file's content: a BF16 rest is asked of the runtime, so the file is that of FP32."""
@@ -158,8 +170,10 @@ class CalibrationRecipe(Config, frozen=True, kw_only=True):
             raise ValueError("engine nncf writes OpenVINO IR: runtime must be openvino")
         if self.observer in ("entropy", "mse"):
             raise ValueError(f"NNCF has no observer '{self.observer}'")
-        if self.bias_correction == "analytic" or self.equalize or self.pools_as_convs:
-            raise ValueError("analytic bias correction, equalize and pools_as_convs belong to engine onnxruntime")
+        if self.bias_correction == "analytic":
+            raise ValueError("bias_correction = 'analytic' belongs to engine onnxruntime")
+        if self.rest == "fp16":
+            raise ValueError("rest = 'fp16' belongs to engine onnxruntime")
 
     @classmethod
     def read(cls, path: Path) -> CalibrationRecipe:
@@ -199,6 +213,13 @@ class CalibrationRecipe(Config, frozen=True, kw_only=True):
             return msgspec.convert({**self.plain(), **to_plain(changes), "name": name}, CalibrationRecipe)
         except msgspec.ValidationError as error:
             raise UserError(f"recipe '{name}': {error}") from error
+
+
+@cache
+def defaults_of_others(engine: str) -> dict[str, Any]:
+    """Default values of the keys that only engines other than `engine` do something with."""
+    known = {field.name: field.default for field in msgspec.structs.fields(CalibrationRecipe)}
+    return {key: known[key] for other, keys in ENGINE_KEYS.items() if other != engine for key in keys}
 
 
 def read_recipe(name: str) -> CalibrationRecipe:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from mscsa_deploy.calibration.recipe import CalibrationRecipe, FloatRule
+from mscsa_deploy.calibration.recipe import CalibrationRecipe, FloatRule, defaults_of_others
 from mscsa_deploy.core.config import to_plain
 
 if TYPE_CHECKING:
@@ -31,12 +31,12 @@ CONTEXT = FloatRule(
 )
 # What an OpenVINO recipe changes to be written by the other engine.
 QDQ: dict[str, Any] = {
-    "engine": "onnxruntime", "preset": "performance", "model_type": "none", "bias_correction": "none",
-    "smooth_quant": -1.0, "activations": "int8", "symmetric_activations": True,
+    **defaults_of_others("onnxruntime"),
+    "engine": "onnxruntime", "bias_correction": "none", "activations": "int8", "symmetric_activations": True,
 }  # fmt: skip
 NNCF: dict[str, Any] = {
-    "engine": "nncf", "preset": "performance", "model_type": "none", "bias_correction": "fast", "observer": "minmax",
-    "op_types": (), "keep_float": (), "equalize": False, "pools_as_convs": False,
+    **defaults_of_others("nncf"),
+    "engine": "nncf", "bias_correction": "fast", "observer": "minmax", "keep_float": (),
 }  # fmt: skip
 # How many of the most sensitive blocks a repair leaves float, step by step.
 REPAIRS = (1, 2, 4, 8)

@@ -77,6 +77,30 @@ def test_senseless_settings_are_refused(changes, message):
         recipe().changed("changed", **changes)
 
 
+@pytest.mark.parametrize(
+    ("engine", "key", "value"),
+    [
+        ("nncf", "activations", "int8"),
+        ("nncf", "averaging", 0.5),
+        ("nncf", "op_types", ("Conv",)),
+        ("nncf", "quantize_bias", False),
+        ("nncf", "pools_as_convs", True),
+        ("nncf", "equalize", True),
+        ("nncf", "rest", "fp16"),
+        ("nncf", "bias_correction", "analytic"),
+        ("onnxruntime", "preset", "mixed"),
+        ("onnxruntime", "model_type", "transformer"),
+        ("onnxruntime", "smooth_quant", 0.5),
+        ("onnxruntime", "bias_correction", "fast"),
+    ],
+)
+def test_a_key_that_the_engine_does_nothing_with_is_refused(engine, key, value):
+    runtime = {"nncf": "openvino"}.get(engine, "onnxruntime")
+    with pytest.raises(UserError, match="engine") as caught:
+        recipe(engine=engine, runtime=runtime).changed("changed", **{key: value})
+    assert key in str(caught.value)
+
+
 def test_changed_replaces_settings_and_name_only():
     base = recipe(observer="minmax", keep_float=(FloatRule(reason="stem", first_convs=1),))
     changed = base.changed("other", observer="mse")
