@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mscsa_deploy.core.config import to_plain
 
 if TYPE_CHECKING:
-    from mscsa_deploy.bundle.manifest import ArtifactEntry, Manifest, Measurement
+    from mscsa_deploy.bundle.manifest import ArtifactEntry, Manifest, Measurement, Postprocess
 
 README_NAME = "README.md"
 
@@ -83,8 +83,9 @@ def _input(manifest: Manifest) -> list[str]:
     return [
         "## From picture to input",
         "",
-        f"Tensor `{tensor.name}`, {tensor.dtype}, NCHW {'x'.join(map(str, tensor.shape))}. Decode to RGB, apply the",
-        "EXIF orientation, resize (antialiased), scale to 0..1, subtract the mean and divide by the deviation:",
+        f"Tensor `{tensor.name}`, {tensor.dtype}, NCHW {'x'.join(map(str, tensor.shape))}. Decode, apply the",
+        "EXIF orientation, lay transparent pixels over white, take RGB; then resize (antialiased), scale to 0..1,",
+        "subtract the mean and divide by the deviation:",
         "",
         *lines,
         "",
@@ -94,10 +95,23 @@ def _input(manifest: Manifest) -> list[str]:
 def _output(manifest: Manifest) -> list[str]:
     if not manifest.artifacts:
         return []
-    post = manifest.artifacts[0].postprocess
-    if manifest.task == "cls":
-        last = "It already holds probabilities." if post.decide == "none" else "Softmax gives probabilities."
-        return ["## From output to answer", "", f"Tensor `{post.tensor}` has one value per class. {last}", ""]
+    files: dict[Postprocess, list[str]] = {}
+    for entry in manifest.artifacts:
+        files.setdefault(entry.postprocess, []).append(f"`{entry.path}`")
+    lines = ["## From output to answer", ""]
+    for post, paths in files.items():
+        if len(files) > 1:
+            lines += [f"{', '.join(paths)}:", ""]
+        lines += [*(_values(post) if manifest.task == "cls" else _steps(post)), ""]
+    return lines
+
+
+def _values(post: Postprocess) -> list[str]:
+    last = "It already holds probabilities." if post.decide == "none" else "Softmax gives probabilities."
+    return [f"Tensor `{post.tensor}` has one value per class. {last}"]
+
+
+def _steps(post: Postprocess) -> list[str]:
     steps = []
     if post.upsample == "bilinear":
         steps.append(
@@ -106,13 +120,11 @@ def _output(manifest: Manifest) -> list[str]:
     if post.decide == "argmax":
         steps.append("take the class with the largest value at each pixel, the lowest one if several are equal")
     steps.append("bring the class map to the picture's size by nearest: `floor((y + 0.5) * height / picture_height)`")
+    told = "holds the number of each pixel's class, (N, H, W)" if post.output == "classmap" else f"({post.output})"
     return [
-        "## From output to answer",
-        "",
-        f"Tensor `{post.tensor}` ({post.output}). Steps:",
+        f"Tensor `{post.tensor}` {told}. Steps:",
         "",
         *(f"{number}. {step}" for number, step in enumerate(steps, start=1)),
-        "",
     ]
 
 
@@ -121,8 +133,8 @@ def _artifacts(manifest: Manifest) -> list[str]:
     lines = [
         "## Files",
         "",
-        "| file | precision | runtime | size | p50 | accuracy | ran as |",
-        "|---|---|---|---|---|---|---|",
+        "| file | precision | runtime | size | p50, network | p50, picture to answer | accuracy | ran as |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for entry in manifest.artifacts:
         size = sum(sizes.get(path, 0) for path in (entry.path, *entry.files))
@@ -150,11 +162,12 @@ def _mobile(manifest: Manifest) -> list[str]:
 def _row(entry: ArtifactEntry, size: int, found: Measurement | None) -> str:
     cells = [f"`{entry.path}`", entry.precision, ", ".join(entry.runtimes), f"{size / 1e6:.2f} MB" if size else ""]
     if found is None:
-        return f"| {' | '.join([*cells, '', '', ''])} |"
+        return f"| {' | '.join([*cells, '', '', '', ''])} |"
     cells[1:3] = [found.precision, f"{found.runtime} {found.runtime_version}".strip()]
     latency = f"{found.latency_ms.p50:.2f} ms" if found.latency_ms else found.status
     metric = f"{found.metric.name} {found.metric.value:.2f} %" if found.metric else ""
-    return f"| {' | '.join([*cells, latency, metric, found.executed_precision])} |"
+    times = [latency, ""] if found.boundary == "core" else ["", latency]
+    return f"| {' | '.join([*cells, *times, metric, found.executed_precision])} |"
 
 
 def _check(manifest: Manifest) -> list[str]:

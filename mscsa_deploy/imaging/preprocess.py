@@ -26,6 +26,9 @@ _CROP_MARGIN = 8 / 7
 class Preprocess(Config, frozen=True, kw_only=True):
     """Everything that decides what a model sees of a picture.
 
+    The picture is made upright as its EXIF orientation says, transparent pixels are laid over white, and every color
+    mode becomes RGB before any of it.
+
     Args:
         height: Of the input, in pixels.
         width: Of the input, in pixels.

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import jsonschema
+import msgspec
 import numpy as np
 import pytest
 
@@ -170,6 +171,29 @@ def test_readme_and_summary_tell_the_essentials(bundle):
     told = summary(bundle.manifest)
     assert told["artifacts"][0]["size_bytes"] == bundle.file("model.onnx").stat().st_size
     assert told["recommended"]["runtime"] == "onnxruntime"
+
+
+def test_readme_explains_every_kind_of_output_and_keeps_boundaries_apart(bundle, tiny):
+    (logits,) = bundle.manifest.artifacts
+    whole = msgspec.structs.replace(
+        logits,
+        path="model.classmap.onnx",
+        postprocess=Postprocess.of("seg", "classmap", tensor="classmap"),
+        measurements=(tiny.measurement("onnxruntime", 7.0, boundary="end_to_end"),),
+    )
+    text = readme(msgspec.structs.replace(bundle.manifest, artifacts=(logits, whole)))
+    for words in (
+        "`model.onnx`:",
+        "`model.classmap.onnx`:",
+        "Tensor `classmap` holds the number of each pixel's class",
+    ):
+        assert words in text
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `model")]
+    assert [row[4:6] for row in rows if "openvino" in row[2]] == [["1.00 ms", ""]]
+    assert [row[4:6] for row in rows if "classmap" in row[0]] == [["", "7.00 ms"]]
+    for words in ("EXIF", "over white"):
+        assert words in text
+        assert words in json_schema_text()
 
 
 @pytest.mark.parametrize("task", ["seg", "cls"])
