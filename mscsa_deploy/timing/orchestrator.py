@@ -78,7 +78,8 @@ def measure(
     runs = [RowRun(spec, place / f"{number:03d}-{row_key(spec)}.jsonl") for number, spec in enumerate(rows)]
     for run in runs:
         run.read()
-    session = _Session(preset, progress, worker, total=len(rows) * preset.blocks)
+    taken = sum(len(run.attempts.get(0, ())) for run in runs)
+    session = _Session(preset, progress, worker, total=len(rows) * preset.blocks, done=taken)
     for part in _parts(runs, preset.live_workers):
         _measure_part(part, session)
     samples_dir.mkdir(parents=True, exist_ok=True)
@@ -136,7 +137,7 @@ def _measure_part(runs: list[RowRun], session: _Session) -> None:
             if not wanted:
                 continue
             if attempt:
-                session.total += len(wanted) * session.preset.blocks
+                session.total += sum(session.preset.blocks - len(run.attempts.get(attempt, ())) for run in wanted)
             _rounds(wanted, runs, attempt, session)
         for run in runs:
             if run.failure is None and run.profile is None and _needs_explaining(run, runs):

@@ -206,7 +206,13 @@ def test_killed_run_leaves_no_process_and_is_resumed(acting, tmp_path: Path) -> 
     kept = _blocks(journal)[0]
     with journal.open("a") as stream:
         stream.write('{"type":"taken","round":3,"att')  # killed while writing a line
-    one, two = measure(rows, TINY, samples_dir=tmp_path / "samples", worker=WORKER, resume=True)
+    told = []
+    one, two = measure(
+        rows, TINY, samples_dir=tmp_path / "samples", worker=WORKER, resume=True,
+        progress=lambda *counts: told.append(counts[:2]),
+    )  # fmt: skip
+    assert told[0][0] >= 1
+    assert told[-1] == (8, 8)
     assert one.status == two.status == "ok"
     with np.load(tmp_path / "samples" / one.samples_file) as samples:
         first_block = samples["samples_ns"][samples["round"] == kept["round"]]
