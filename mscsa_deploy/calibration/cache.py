@@ -36,7 +36,7 @@ class CacheKey:
         data: Hash over the content of every sample, in order.
         preprocessing: The preprocessing as JSON.
         method: The observer and its settings as JSON.
-        tools: Versions of the libraries that collected the ranges, as JSON.
+        tools: Versions of the libraries that read the pictures and collected the ranges, as JSON.
     """
 
     model: str
@@ -68,7 +68,7 @@ def key_of(source: Source, samples: Samples, recipe: CalibrationRecipe) -> Cache
         data=hashlib.sha256("\n".join((str(samples.noise), *samples.content)).encode()).hexdigest(),
         preprocessing=json.dumps(dict(samples.preprocessing), sort_keys=True),
         method=json.dumps(method, sort_keys=True),
-        tools=json.dumps(tool_versions("onnx", "onnxruntime", "numpy"), sort_keys=True),
+        tools=json.dumps(tool_versions("onnx", "onnxruntime", "numpy", "pillow"), sort_keys=True),
     )
 
 

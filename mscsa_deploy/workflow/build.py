@@ -226,7 +226,7 @@ def quantize_cached(model: Path, samples: Samples, recipe: CalibrationRecipe, pr
         made = quantize(model, used, recipe, folder / name, lambda done, total, _: progress(done, total, label))
         return replace(made, artifact=relative(made.artifact, folder), ranges=None)
 
-    tools = tool_versions("onnx", "onnxruntime", "numpy", "nncf", "openvino")
+    tools = tool_versions("onnx", "onnxruntime", "numpy", "pillow", "nncf", "openvino")
     parts = {"model": sha256_file(model), "samples": used.key, "recipe": to_json(recipe).decode(), "tools": tools}
     folder, made = cached("quantize", parts, Quantized, make)
     return replace(made, artifact=located(made.artifact, folder))
