@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PREFIX = "mscsa_deploy_int8."
 PRECISION = "mscsa_deploy.precision"
 RECIPE = f"{PREFIX}recipe"
+REQUIRES = f"{PREFIX}requires"
 CALIBRATED_ON = f"{PREFIX}calibrated_on"
 
 
@@ -39,7 +40,7 @@ def describe(recipe: CalibrationRecipe, samples: Samples, source_sha256: str) ->
         f"{PREFIX}quantized_from": source_sha256,
     }
     if recipe.requires:
-        entries[f"{PREFIX}requires"] = ",".join(recipe.requires)
+        entries[REQUIRES] = ",".join(recipe.requires)
     return entries
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mscsa_deploy.core.artifact import Artifact, MadeBy
 from mscsa_deploy.core.config import read_toml
-from mscsa_deploy.core.environment import package_versions
+from mscsa_deploy.core.environment import has_isa, isa_flags, package_versions
 from mscsa_deploy.core.progress import Progress
 from mscsa_deploy.core.tensors import TensorSpec
 from mscsa_deploy.workflow.cache import cached, located, relative
@@ -141,6 +141,10 @@ def _onnx(
     adopted = adopt(path, task=ask.task, preprocess=told, rewrite=rewrite)
     for note in adopted.notes:
         logger.warning("'%s' %s", path, note)
+    if missing := _missing_isa(adopted):
+        logger.warning(
+            "'%s' requires %s, which this processor lacks: it may be slow or inexact", path, ", ".join(missing)
+        )
     info = adopted.info
     artifact = _kept(adopted, path) if rewrite and adopted.changed else _artifact(adopted, path, "given")
     variants = []
@@ -163,6 +167,15 @@ def _onnx(
         sha256=artifact.sha256,
         random_weights=info.random_weights is not None,
     )
+
+
+def _missing_isa(adopted: Adopted) -> list[str]:
+    """The instruction sets that an INT8 file of ours requires and this processor lacks."""
+    from mscsa_deploy.calibration.provenance import REQUIRES
+
+    present = isa_flags()
+    wanted = adopted.model.metadata_props.get(REQUIRES, "").split(",")
+    return [flag for flag in wanted if flag and not has_isa(flag, present)]
 
 
 def _artifact(adopted: Adopted, path: Path, stage: str) -> Artifact:

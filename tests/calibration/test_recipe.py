@@ -23,6 +23,12 @@ def test_every_shipped_recipe_is_read(name):
     assert read.summary.endswith(".")
 
 
+@pytest.mark.parametrize("shipped", shipped_recipes(), ids=lambda each: each.name)
+def test_full_range_weights_on_x86_say_that_they_require_vnni(shipped):
+    elsewhere = shipped.runtime == "tensorrt" or set(shipped.architectures) == {"aarch64", "arm64"}
+    assert elsewhere or shipped.reduce_range or shipped.requires == ("vnni",)
+
+
 def test_the_names_that_deploy_relies_on_are_shipped():
     names = {read.name for read in shipped_recipes()}
     assert names >= {

@@ -58,6 +58,15 @@ def test_a_file_of_our_opset_is_used_where_it_lies(opened):
     assert subject.float_for("onnxruntime").artifact.path == path
 
 
+@pytest.mark.parametrize(("requires", "lacking"), [("no_such_set", ["no_such_set"]), ("", [])])
+def test_a_bare_int8_file_warns_of_instructions_that_this_processor_lacks(opened, caplog, requires, lacking):
+    told = f'metadata_props: ["mscsa_deploy_int8.requires": "{requires}"]'
+    opened(SEG.replace("OPSET", "18").replace("18]", f"18], {told}"))
+    found = [record.getMessage() for record in caplog.records if "this processor lacks" in record.getMessage()]
+    assert len(found) == len(lacking)
+    assert all(f"requires {flag}" in text for flag, text in zip(lacking, found, strict=True))
+
+
 def test_a_class_map_without_labels_may_hold_any_class_of_a_byte(opened):
     assert opened(CLASSES)[1].classes == 256
 
