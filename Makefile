@@ -5,14 +5,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO ?= demo-out
 
-.PHONY: help install demo test examples test-triton test-ray test-fuzz slow lint check format benchmarks clean
+.PHONY: help install demo test examples test-bare test-triton test-ray test-fuzz slow lint check format benchmarks clean
 
 help:
 	@echo "make demo        checkpoint -> ONNX -> INT8 -> report, on real images ($(DEMO)/report.html)"
 	@echo "make test        the whole test suite"
 	@echo "make lint        ruff, mypy --strict, import-linter"
-	@echo "make check       lint, then test; CI adds test-triton, test-ray and test-fuzz"
+	@echo "make check       lint, then test; CI adds test-bare, test-triton, test-ray and test-fuzz"
 	@echo "make examples    web page, C++ and ARM on the bundle of the demo"
+	@echo "make test-bare   the wheel with ONNX Runtime alone answers pictures"
 	@echo "make test-triton the serving suite against a real Triton server"
 	@echo "make test-ray    serve and verify on Ray"
 	@echo "make test-fuzz   requests made up from the OpenAPI description"
@@ -39,6 +40,15 @@ test: install
 # The examples' tests on the bundle of `make demo` instead of a small one.
 examples: demo
 	MSCSA_DEPLOY_BUNDLE=$(DEMO) $(BIN)/python -m pytest tests/examples
+
+# What an app installs, anew each time: the wheel as it is built now, with one inference library.
+test-bare: install
+	rm -rf .venv-bare
+	$(PYTHON) -m venv .venv-bare
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir .venv-bare/wheel .
+	.venv-bare/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	  "$$(echo .venv-bare/wheel/*.whl)[onnxruntime]"
+	MSCSA_DEPLOY_REQUIRE=bare MSCSA_DEPLOY_BARE=$(CURDIR)/.venv-bare $(BIN)/python -m pytest tests/bundle/test_bare.py
 
 # Engines of others, each in an environment of its own: they are large, and their pins are not ours.
 # Required there: a test that cannot run fails. tests/serving and the main environment drive them.
@@ -95,4 +105,4 @@ benchmarks: install
 	$(BIN)/python benchmarks/run.py benchmarks/against_stock.toml
 
 clean:
-	rm -rf $(VENV) .venv-triton .venv-ray .venv-fuzz $(DEMO) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	rm -rf $(VENV) .venv-bare .venv-triton .venv-ray .venv-fuzz $(DEMO) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
