@@ -63,20 +63,20 @@ def decode(source: str | Path | bytes) -> npt.NDArray[np.uint8]:
 
 
 def is_readable(path: Path) -> bool:
-    """Whether the file at `path` decodes; cheap for whole JPEG and PNG files, which are judged by their ends.
+    """Whether the file at `path` decodes, in a fraction of the time that `decode` takes.
 
-    A damaged middle is only found by `decode`.
+    A PNG is judged by its checksums; a JPEG has none, so it is decoded at an eighth of its size.
     """
     try:
-        with path.open("rb") as stream:
-            with Image.open(stream) as image:
-                _check_size(image, str(path))
-                kind = image.format
-            stream.seek(0, io.SEEK_END)
-            stream.seek(max(0, stream.tell() - 16))
-            tail = stream.read()
-        if (kind == "JPEG" and b"\xff\xd9" in tail) or (kind == "PNG" and b"IEND" in tail):
-            return True
+        with Image.open(path) as image:
+            _check_size(image, str(path))
+            if image.format == "PNG":
+                image.verify()
+                return True
+            if image.format == "JPEG":
+                image.draft(image.mode, (1, 1))
+                image.load()
+                return True
         decode(path)
     except (UserError, *UNREADABLE):
         return False

@@ -112,6 +112,17 @@ def test_truncated_file_is_named(gradient, tmp_path, kind):
     assert not is_readable(tmp_path / "cut")
 
 
+@pytest.mark.parametrize(("kind", "damage"), [("PNG", bytes(40)), ("JPEG", b"\xff\xc8")])
+def test_a_damaged_middle_is_found_before_the_picture_is_needed(tmp_path, kind, damage):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), kind)
+    middle = len(data) // 2
+    (tmp_path / "hurt").write_bytes(data[:middle] + damage + data[middle + len(damage) :])
+    with pytest.raises(UserError, match="hurt' is not a readable picture"):
+        decode(tmp_path / "hurt")
+    assert not is_readable(tmp_path / "hurt")
+
+
 def test_missing_file_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="No such file"):
         decode(tmp_path / "none.png")
