@@ -277,7 +277,7 @@ def to_svg(result: Sensitivity, *, most: int = 30) -> str:
         parts.append(f'<text x="392" y="{y + 12}" text-anchor="end">{_escape(unit.unit[-60:])}</text>')
         parts.append(f'<rect x="400" y="{y + 2}" width="{width:.1f}" height="13" fill="#c2410c"/>')
         label = [f"{unit.sqnr_db:.1f} dB"]
-        label += [] if unit.drop is None else [f"{_escape(result.metric)} {-unit.drop:+.2f}"]
+        label += [] if unit.drop is None else [f"{_escape(result.metric)} {-unit.drop:+z.2f}"]
         label += [] if unit.saved_ms is None else [f"{unit.saved_ms:+.2f} ms"]
         parts.append(f'<text x="{404 + width:.1f}" y="{y + 12}">{", ".join(label)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"

@@ -61,6 +61,6 @@ def _table(report: SensitivityReport) -> Table:
     everything = ("everything", report.whole_sqnr_db, report.whole_agreement, report.whole_drop, None, ())
     units = [(u.unit, u.sqnr_db, u.agreement, u.drop, u.float_ms, u.ops) for u in report.units[:SHOWN]]
     for name, noise, agreement, drop, spent, ops in (everything, *units):
-        cells = [f"{noise:.1f}", f"{agreement:.2f}", *([] if drop is None else [f"{drop:.2f}"])]
+        cells = [f"{noise:.1f}", f"{agreement:.2f}", *([] if drop is None else [f"{drop:z.2f}"])]
         table.add_row(name, *cells, "" if spent is None else f"{spent:.2f}", " ".join(ops))
     return table

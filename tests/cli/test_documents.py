@@ -12,6 +12,7 @@ import pytest
 
 from mscsa_deploy.cli.app import app
 from mscsa_deploy.core.config import convert
+from mscsa_deploy.imaging.layouts import PictureFolders
 from mscsa_deploy.imaging.preprocess import Preprocess
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +47,8 @@ def test_the_documents_were_read():
     assert {"deploy", "export", "quantize", "verify", "benchmark", "compare", "predict", "pack", "serve"} <= names
 
 
-def test_the_preprocessing_in_the_readme_is_one():
-    (block,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    spec = convert(tomllib.loads(block), Preprocess, source="README.md")
-    assert spec == Preprocess(height=224, width=224)
+def test_the_toml_of_the_readme_is_an_image_set_and_a_preprocessing():
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    folders, spec = map(tomllib.loads, blocks)
+    assert convert(folders, PictureFolders, source="README.md").reduce_zero_label
+    assert convert(spec, Preprocess, source="README.md") == Preprocess(height=224, width=224)
