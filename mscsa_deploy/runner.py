@@ -52,7 +52,7 @@ class Prediction:
         size: (height, width) of the picture, upright.
         class_map: Segmentation: (H, W) class numbers at the picture's size, uint8, or uint16 past 256
             classes. None for classification.
-        top: Classification: up to five classes, the most probable first. Empty for segmentation.
+        top: Classification: the most probable classes, the best first. Empty for segmentation.
         parts_ms: Milliseconds spent in ``decode``, ``preprocess``, ``network`` and ``postprocess``.
     """
 
@@ -86,11 +86,12 @@ class Runner:
         """What the bundle says about itself."""
         return self.bundle.manifest
 
-    def predict(self, image: str | Path | bytes | Array) -> Prediction:
+    def predict(self, image: str | Path | bytes | Array, *, top: int = TOP) -> Prediction:
         """The answer to one picture.
 
         Args:
             image: A path, a picture file's bytes, or (H, W, 3) uint8 RGB.
+            top: How many classes a classification tells, at most; ``len(manifest.labels)`` for all of them.
 
         Raises:
             UserError: The picture cannot be read.
@@ -106,11 +107,11 @@ class Runner:
         output = self.run(tensor)
         answered = time.perf_counter()
         size = (int(pixels.shape[0]), int(pixels.shape[1]))
-        classes, top = self.answer(output, size)
+        classes, ranked = self.answer(output, size, top=top)
         marks = (begin, decoded, ready, answered, time.perf_counter())
         parts = ("decode", "preprocess", "network", "postprocess")
         spent = {name: 1e3 * (b - a) for name, a, b in zip(parts, marks, marks[1:], strict=False)}
-        return Prediction(size=size, class_map=classes, top=top, parts_ms=spent)
+        return Prediction(size=size, class_map=classes, top=ranked, parts_ms=spent)
 
     def run(self, tensor: Array) -> Array:
         """The network's output for an input tensor, as the artefact's input and postprocess record describe.
@@ -131,12 +132,15 @@ class Runner:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def answer(self, output: Array, size: tuple[int, int]) -> tuple[Array | None, tuple[Ranked, ...]]:
+    def answer(
+        self, output: Array, size: tuple[int, int], *, top: int = TOP
+    ) -> tuple[Array | None, tuple[Ranked, ...]]:
         """What the network's output means for a picture of `size` (height, width).
 
         Args:
             output: As `run` returns it, batch 1.
             size: Of the class map, in pixels.
+            top: How many classes a classification tells, at most.
 
         Returns:
             The class map and no classes (segmentation), or None and the best classes.
@@ -146,7 +150,7 @@ class Runner:
         """
         post = self.candidate.entry.postprocess
         if self.manifest.task == "cls":
-            return None, self._ranked(output[0], post)
+            return None, self._ranked(output[0], post, top)
         spec = self.manifest.preprocess
         if post.decide == "none":
             classes = output[0]
@@ -156,11 +160,11 @@ class Runner:
             classes = _argmax(output[0])
         return resize_nearest(classes, size), ()
 
-    def _ranked(self, values: Array, post: Postprocess) -> tuple[Ranked, ...]:
+    def _ranked(self, values: Array, post: Postprocess, top: int) -> tuple[Ranked, ...]:
         if post.decide == "softmax":
-            best = best_classes(values, TOP)
+            best = best_classes(values, top)
         else:
-            order = np.argsort(-values, kind="stable")[:TOP]
+            order = np.argsort(-values, kind="stable")[:top]
             best = tuple((int(index), float(values[index])) for index in order)
         labels = self.manifest.labels
         return tuple(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mscsa_deploy.bundle.archive import write_zip
 from mscsa_deploy.bundle.store import read_bundle
-from mscsa_deploy.bundle.triton import by_backend, model_name, repository
+from mscsa_deploy.bundle.triton import by_backend, model_name, repository, sources
 
 if TYPE_CHECKING:
     from mscsa_deploy.bundle.store import Bundle
@@ -36,7 +36,7 @@ def pack(directory: Path, out: Path, *, force: bool = False) -> Path:
     bare = {path: content for path, content in repository(bundle).items() if not path.startswith(f"{name}/")}
     members: dict[str, Path | bytes] = {
         "inference-service.yaml": manifest_text(bundle).encode(),
-        "README.md": _readme(name).encode(),
+        "README.md": _readme(name, sources(bundle)).encode(),
         **{f"{REPOSITORY}/{path}": content for path, content in bare.items()},
     }
     return write_zip(members, out, force=force)
@@ -85,14 +85,17 @@ def _dns_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:50] or "model"
 
 
-def _readme(name: str) -> str:
+def _readme(name: str, networks: str) -> str:
     return f"""# {name} on KServe
 
 1. Copy `{REPOSITORY}/` to where the cluster reads models. `inference-service.yaml` names the persistent volume claim
    `{CLAIM}`, path `{name}/{REPOSITORY}`; change `storageUri` for another place (s3://, gs://, https://).
 2. `kubectl apply -f inference-service.yaml`
 
-It serves the bare network with the Open Inference Protocol v2: the preprocessed tensor in, the graph's output out.
+It serves the bare network with the Open Inference Protocol v2: the preprocessed tensor in, the graph's output out:
+
+{networks}
+
 For pictures in and class maps out, run `mscsa-deploy serve` in a container of your own as a custom predictor: it
 speaks the same protocol.
 """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mscsa_deploy.bundle.archive import write_zip
 from mscsa_deploy.bundle.store import read_bundle
-from mscsa_deploy.bundle.triton import best_for, model_name
+from mscsa_deploy.bundle.triton import best_for, model_name, source
 from mscsa_deploy.core.config import to_json
 
 if TYPE_CHECKING:
@@ -70,8 +70,9 @@ Unpack to the directory `models`, then:
     docker run --rm -p 8000:8000 -v "$PWD/models:{MOUNT}" openvino/model_server \\
       --config_path {MOUNT}/config.json --rest_port 8000
 
-It speaks the Open Inference Protocol v2 and holds the bare network: input `{image.name}` is {image.dtype}
-{list(image.shape)}, RGB, resized ({spec.resize}, {spec.interpolation}) to {spec.height}x{spec.width}, scaled to 0..1,
-minus mean {list(spec.mean)}, over std {list(spec.std)}. Output `{candidate.entry.postprocess.tensor}` is the graph's.
+It speaks the Open Inference Protocol v2 and holds the bare network, {source(candidate)}.
+Input `{image.name}` is {image.dtype} {list(image.shape)}, RGB, resized ({spec.resize}, {spec.interpolation}) to
+{spec.height}x{spec.width}, scaled to 0..1, minus mean {list(spec.mean)}, over std {list(spec.std)}.
+Output `{candidate.entry.postprocess.tensor}` is the graph's.
 `nireq` and `NUM_STREAMS` in config.json are {REQUESTS}: set them to the machine's cores.
 """

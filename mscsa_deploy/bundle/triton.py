@@ -65,7 +65,7 @@ def pack(directory: Path, out: Path, *, force: bool = False) -> Path:
     """
     bundle = read_bundle(directory)
     members = repository(bundle)
-    members["README.md"] = _readme(model_name(bundle.manifest), members).encode()
+    members["README.md"] = _readme(model_name(bundle.manifest), members, sources(bundle)).encode()
     return write_zip(members, out, force=force)
 
 
@@ -116,6 +116,20 @@ def best_for(bundle: Bundle, runtime: str) -> Candidate:
             f"the bundle holds no artefact for runtime '{runtime}'", hint=f"it holds: {contents(bundle.manifest)}"
         )
     return found
+
+
+def sources(bundle: Bundle) -> str:
+    """Which file each bare network is, and what it needs of the processor that will serve it; a Markdown list."""
+    name = model_name(bundle.manifest)
+    return "\n".join(f"- `{name}_{backend}`: {source(found)}" for backend, found in by_backend(bundle).items())
+
+
+def source(candidate: Candidate) -> str:
+    """Which file `candidate` is, and what it needs of the processor that will serve it."""
+    entry = candidate.entry
+    needs = ", ".join(entry.requires)
+    warning = f"; it requires {needs}, and is slower or less exact on a processor without" if needs else ""
+    return f"`{entry.path}` of the bundle, in {candidate.precision}{warning}"
 
 
 def text_format(fields: Mapping[str, Any], indent: int = 0) -> str:
@@ -236,7 +250,7 @@ def _warmup(bundle: Bundle, name: str, image: Tensor, *, fixed: bool) -> tuple[d
     return {"model_warmup": sample}, {f"{name}/warmup/{image.name}": tensor.tobytes()}
 
 
-def _readme(name: str, members: Mapping[str, Path | bytes]) -> str:
+def _readme(name: str, members: Mapping[str, Path | bytes], networks: str) -> str:
     models = sorted({path.split("/")[0] for path in members})
     return f"""# Triton model repository of {name}
 
@@ -245,8 +259,10 @@ Unpack, then: `tritonserver --model-repository .`
 Models: {", ".join(models)}. `{name}` runs in Triton's python backend and needs
 `pip install 'mscsa-deploy[onnxruntime,openvino]'` in its Python; it takes one of the inputs: the network's
 tensor, `pixels` (UINT8 [H, W, 3] RGB) or `picture` (BYTES, a JPEG or PNG file). The others are the bare network:
-the preprocessed tensor in, the graph's output out.
+the preprocessed tensor in, the graph's output out:
+
+{networks}
 
 `instance_group.count` in each `config.pbtxt` is {INSTANCES}: set it to the machine's cores divided by the threads
-per session. A model whose batch is fixed is not batched by Triton; export it with `--batch dynamic` for that.
+per session. A model whose batch is fixed, as `deploy` makes them, is not batched by Triton.
 """

@@ -106,6 +106,8 @@ def test_predict_classifies_with_labels_and_probabilities(tiny, tmp_path, runtim
     green[..., 1], green[..., 2] = 255, 51
     with load(bundle, runtime=runtime) as runner:
         answer = runner.predict(green)
+        best = runner.predict(green, top=1)
+    assert best.top == answer.top[:1]
     assert answer.class_map is None
     assert [ranked.label for ranked in answer.top] == ["green", "blue", "red"]
     weights = np.exp([1.0, 0.2, 0.0])

@@ -96,6 +96,19 @@ def test_nothing_for_the_engine_is_told(tiny, tmp_path):
             pack(directory, tmp_path / f"{kind}.zip")
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+def test_readme_says_which_file_it_is_and_what_that_requires(tiny, tmp_path, kind):
+    from mscsa_deploy.bundle.store import write_bundle
+
+    made = tiny.make_bundle(tmp_path / "b")
+    made.file("README.md").unlink()
+    (entry,) = made.manifest.artifacts
+    entry = msgspec.structs.replace(entry, requires=("avx512_vnni",))
+    write_bundle(made.root, msgspec.structs.replace(made.manifest, artifacts=(entry,), files=()))
+    text = read(FORMATS[kind](made.root, tmp_path / "x.zip"), "README.md").decode()
+    assert "`model.onnx` of the bundle, in fp32; it requires avx512_vnni, and is slower" in text
+
+
 def test_ovms_configuration_names_the_model_and_its_place(bundle, tmp_path):
     path = ovms.pack(bundle.root, tmp_path / "x.zip")
     assert names(path) == {"config.json", "README.md", "colors/1/model.onnx"}
