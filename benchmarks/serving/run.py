@@ -73,17 +73,23 @@ def arguments() -> argparse.Namespace:
 
 def environment(options: argparse.Namespace) -> Json:
     """What the figures hold for."""
+    from mscsa_deploy.bundle.selection import answering, select
+    from mscsa_deploy.bundle.store import read_bundle
     from mscsa_deploy.core.config import to_plain
     from mscsa_deploy.core.environment import read_environment
 
+    bundle = read_bundle(options.bundle)
+    chosen = select(bundle, runtime=options.runtime, precision=options.precision, values=True)
     return {
         "device": to_plain(read_environment()),
         "load_average_before": os.getloadavg(),
         "server_core": SERVER_CORE,
         "client_core": CLIENT_CORE,
         "bundle": options.bundle.name,
-        "runtime": options.runtime,
-        "precision": options.precision,
+        "runtime": chosen.runtime,
+        "precision": chosen.precision,
+        "network": str(chosen),
+        "class_maps": str(answering(chosen, bundle) or chosen),
         "picture": options.picture.name,
         "seconds": options.seconds,
         "rounds": options.rounds,
