@@ -155,9 +155,8 @@ def _lanes(report: Report, samples: dict[int, Array]) -> list[tuple[str, markups
 
 
 def _left_float(report: Report) -> list[tuple[str, tuple[str, ...]]]:
-    """Label and float nodes of every quantized artefact, once however often it was measured."""
-    found = {(row.runtime, row.artifact): (row_label(row), row.left_float) for row in report.rows if row.left_float}
-    return list(found.values())
+    """Label and float nodes of every quantized network, once however often and with whatever tail it was measured."""
+    return list(dict.fromkeys((row_label(row), row.left_float) for row in report.rows if row.left_float))
 
 
 def _caption(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import re
@@ -80,6 +81,13 @@ def test_views_tell_what_was_decided_and_why(report, tmp_path):
     assert "What was decided" not in to_markdown(replaced(report, decisions=()))
 
 
+def test_views_tell_how_many_pictures_could_not_be_read(report, tmp_path):
+    sets = {"evaluation": {"name": "mine", "images": 200, "of": 240, "unreadable": 2}}
+    text = "200 of the 240 of 'mine', 2 unreadable left out"
+    assert text in to_markdown(replaced(report, data=sets))
+    assert text in html.unescape(to_html(replaced(report, data=sets), tmp_path))
+
+
 def test_write_report_leaves_every_view_and_reads_back_equal(report, tmp_path):
     write_report(report, tmp_path)
     assert all((tmp_path / name).stat().st_size > 1000 for name in VIEWS)
@@ -114,6 +122,13 @@ def test_html_holds_every_row_and_reason(report, tmp_path):
         "/head/gate: HardSigmoid has no integer kernel",
     ):
         assert expected in words, expected
+
+
+def test_html_lists_a_networks_float_nodes_once_for_both_its_files(report, tmp_path):
+    core = report.rows[2]
+    whole = replaced(core, boundary="end_to_end", artifact=core.artifact.replace(".onnx", ".classmap.onnx"))
+    text = to_html(replaced(report, rows=(*report.rows, whole)), tmp_path)
+    assert text.count("/ffn/act: kept for accuracy") == 1
 
 
 def test_html_escapes_what_comes_from_outside(report, tmp_path):
