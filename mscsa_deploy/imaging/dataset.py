@@ -126,6 +126,7 @@ class PicturesOnly:
         self.name = dataset.name
         self.labels: tuple[str, ...] | None = None
         self.content_hash = dataset.content_hash
+        self.skipped = skipped(dataset)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -225,6 +226,12 @@ def _readable(dataset: FileDataset) -> FileDataset:
     )
     good = tuple(sample for sample, ok in zip(dataset.samples, readable, strict=True) if ok)
     return replace(dataset, samples=good, skipped=bad, _hashes={})
+
+
+def skipped(dataset: Dataset) -> tuple[Path, ...]:
+    """The unreadable files that a set left out; only sets of files have some."""
+    found: tuple[Path, ...] = getattr(dataset, "skipped", ())
+    return found
 
 
 def refuse_overlap(*datasets: Dataset) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
+from mscsa_deploy.imaging.dataset import skipped
+
 if TYPE_CHECKING:
     from mscsa_deploy.imaging.dataset import Dataset
 
@@ -24,6 +26,7 @@ class SealedDataset:
         # What proves that sets are disjoint is free.
         self.content_hash = dataset.content_hash
         self.target_hash = dataset.target_hash
+        self.skipped = skipped(dataset)
 
     def __len__(self) -> int:
         return len(self._dataset)

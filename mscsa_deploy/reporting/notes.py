@@ -118,8 +118,10 @@ def data_facts(report: Report) -> dict[str, str]:
     """The image sets, flattened likewise."""
     found = {}
     for name, value in report.data.items():
-        is_set = isinstance(value, dict) and {"name", "images", "of"} == value.keys()
+        is_set = isinstance(value, dict) and {"name", "images", "of"} <= value.keys()
         text = f"{value['images']} of the {value['of']} of '{value['name']}'" if is_set else _plain(name, value)
+        if is_set and value.get("unreadable"):
+            text += f", {value['unreadable']} unreadable left out"
         if text:
             found[name.replace("_", " ")] = text
     return found

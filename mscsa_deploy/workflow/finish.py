@@ -115,10 +115,14 @@ def _environment(results: Results) -> dict[str, Any]:
 
 
 def _data(results: Results) -> dict[str, Any]:
-    return {
-        name: {"name": images.dataset.name, "images": len(images), "of": len(images.dataset)}
-        for name, images in results.images.items()
-    }
+    from mscsa_deploy.imaging.dataset import skipped
+
+    found = {}
+    for name, images in results.images.items():
+        found[name] = {"name": images.dataset.name, "images": len(images), "of": len(images.dataset)}
+        if unreadable := len(skipped(images.dataset)):
+            found[name]["unreadable"] = unreadable
+    return found
 
 
 def _exit_code(report: Report, gates: tuple[Gate, ...], results: Results) -> int:

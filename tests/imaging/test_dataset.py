@@ -7,7 +7,15 @@ import pytest
 from PIL import Image
 
 from mscsa_deploy.errors import UserError
-from mscsa_deploy.imaging.dataset import open_dataset, read_mask, refuse_overlap, without_zero_label
+from mscsa_deploy.imaging.dataset import (
+    PicturesOnly,
+    open_dataset,
+    read_mask,
+    refuse_overlap,
+    skipped,
+    without_zero_label,
+)
+from mscsa_deploy.imaging.sealed import SealedDataset
 
 from .conftest import SCENES
 
@@ -162,6 +170,8 @@ def test_few_unreadable_pictures_are_left_out_and_named(tmp_path, gradient, capl
     assert len(dataset) == 120
     assert [path.name for path in dataset.skipped] == ["bad.jpg"]
     assert "1 of 121" in caplog.text
+    for wrapped in (PicturesOnly(dataset), SealedDataset(dataset)):
+        assert skipped(wrapped) == dataset.skipped
 
 
 def test_hidden_files_are_left_out(segmentation_folder):
