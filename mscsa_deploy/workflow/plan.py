@@ -19,12 +19,17 @@ def make_plan(request: DeployRequest) -> Plan:
     """Decide device profile, runtimes and recipes.
 
     Raises:
-        UserError: An unknown model, runtime, profile or recipe, or a recipe for a runtime that is left out.
+        UserError: An unknown model, runtime, profile or recipe; a recipe for a runtime that is left out; a free batch.
     """
     from mscsa_deploy.core.environment import read_environment
     from mscsa_deploy.runtimes import OFFERED, RUNTIMES
     from mscsa_deploy.runtimes.profile import pick_profile, read_profile
 
+    if recipe_of(request)[0].batch == "dynamic":
+        raise UserError(
+            "'deploy' quantizes and measures files of a fixed batch, and the export recipe says batch = 'dynamic'",
+            hint="take batch = 1; 'export' leaves a file with a free batch",
+        )
     environment = read_environment()
     if request.device:
         profile, why = read_profile(request.device), "named with --device"

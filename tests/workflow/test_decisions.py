@@ -63,3 +63,10 @@ def test_tails_are_told_with_everything_that_was_measured():
     scores = {"outside": 9.3, "cells": 7.5}
     (found,) = of_tails(Tailed((), {"openvino": TailDecision("cells", scores)}))
     assert (found.subject, found.choice, found.scores_ms) == ("tail on openvino", "cells", scores)
+
+
+def test_a_free_batch_is_refused_before_any_work(tmp_path):
+    recipe = tmp_path / "free.toml"
+    recipe.write_text('model = "topformer_t_mscsa"\ntask = "seg"\nnum_classes = 13\nbatch = "dynamic"\n')
+    with pytest.raises(UserError, match="fixed batch"):
+        make_plan(DeployRequest(model=str(recipe), random_weights=0))
