@@ -9,9 +9,16 @@ import onnx
 import onnxruntime
 import pytest
 
-from mscsa_deploy.calibration.placement import MOVERS
+from mscsa_deploy.calibration.placement import BOOKKEEPING, MOVERS
 from mscsa_deploy.calibration.quantizer import quantize
 from mscsa_deploy.calibration.recipe import read_recipe
+from mscsa_deploy.export.exporter import export_onnx
+from mscsa_deploy.graphs.check import read_model, to_bytes
+from mscsa_deploy.graphs.metadata import ModelInfo
+from mscsa_deploy.graphs.passes import optimizations_for
+from mscsa_deploy.graphs.rewrite import rewrite
+from mscsa_deploy.models.randomize import randomize
+from mscsa_deploy.models.spec import ModelOptions, build_model
 from mscsa_deploy.runtimes import RUNTIMES
 from mscsa_deploy.runtimes.protocol import SessionSettings
 
@@ -81,6 +88,35 @@ def ratios(made):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_int8_answers_like_float(ratios, recipe, branch):
     assert ratios(recipe)[branch] > FLOOR_DB
+
+
+def kind_of(node, shapes):
+    """What tells operators apart: the type; of convolutions also kernel, stride, rank and whether depthwise."""
+    if node.op_type != "Conv":
+        return (node.op_type,)
+    attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+    weight = shapes[node.input[1]]
+    stride = attributes.get("strides", [1])[0]
+    return ("Conv", weight[-1], stride, len(weight), attributes.get("group", 1) > 1)
+
+
+def kinds_of(model):
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    return {kind_of(node, shapes) for node in model.graph.node if node.op_type not in BOOKKEEPING}
+
+
+@pytest.mark.parametrize(("name", "task"), [("topformer_t_mscsa", "seg"), ("pvt_v2_b0_mscsa", "cls")])
+def test_every_operator_of_our_models_is_among_the_tested(name, task, tmp_path):
+    model = randomize(build_model(name, task, ModelOptions(num_classes=5)).eval(), seed=1, input_size=(64, 64))
+    out = tmp_path / "model.onnx"
+    told = ModelInfo(name=name, task=task, random_weights=1)
+    export_onnx(model, name=name, task=task, input_size=(64, 64), batch=1, optimize=True, out=out, metadata=told)
+    found = kinds_of(onnx.load(str(out)))
+    for runtime in ("onnxruntime", "openvino"):
+        tuned = read_model(out)
+        rewrite(tuned, optimizations_for(runtime))
+        found |= kinds_of(onnx.load_from_string(to_bytes(tuned)))
+    assert found <= kinds_of(model_of(BRANCHES))
 
 
 def said_float(quantized, branch):
