@@ -17,10 +17,14 @@ import os
 import sys
 from pathlib import Path
 
-from parts import PARTS, Json, soak
+from faults import faults
+from parts import PARTS as MEASURED
+from parts import Json, soak
 from processes import CLIENT_CORE, SERVER_CORE, Subject, in_process_worker
 
 PICTURE = Path(__file__).parents[2] / "examples" / "images" / "river.jpg"
+
+PARTS = {**MEASURED, "faults": faults}
 
 
 def main() -> int:
