@@ -87,7 +87,7 @@ def run_deploy(request: DeployRequest, out: Path, *, force: bool = False, progre
         request, prepared = _boundary(request, prepared)
         note.detail = prepared.fit.layout if prepared.fit else f"random weights, seed {prepared.random_weights}"
     target = Target(plan.profile, request.threads or plan.profile.threads)
-    job = _Job(request, plan, prepared, target, stages, progress, decisions=of_plan(plan))
+    job = _Job(request, plan, prepared, target, stages, progress, decisions=of_plan(plan, request.recipes or ()))
     _open_images(job)
     sources = _export(job)
     _build(job, sources)
