@@ -26,6 +26,17 @@ Preprocess preprocess_of(const json& from) {
     return spec;
 }
 
+/// Whether every measurement on OpenVINO let bfloat16 compute what is not integer.
+bool rest_in_bf16(const json& measurements) {
+    bool any = false;
+    for (const auto& entry : measurements) {
+        if (entry.at("runtime") != "openvino" || entry.at("status") != "ok") continue;
+        if (entry.at("options").value("float_precision", "") != "bf16") return false;
+        any = true;
+    }
+    return any;
+}
+
 Artifact artifact_of(const json& from) {
     const auto& post = from.at("postprocess");
     const auto& input = from.at("inputs").at(0);
@@ -40,6 +51,7 @@ Artifact artifact_of(const json& from) {
     artifact.runtimes = from.at("runtimes").get<std::vector<std::string>>();
     artifact.requirements = from.at("requires").get<std::vector<std::string>>();
     artifact.output = post.at("output");
+    artifact.bf16 = rest_in_bf16(from.at("measurements"));
     artifact.postprocess = {post.at("tensor"), post.at("upsample"), post.at("decide"), post.at("restore")};
     return artifact;
 }
@@ -68,6 +80,8 @@ Bundle bundle_of(const json& from) {
     if (const auto& choice = from.at("recommended"); !choice.is_null()) {
         bundle.recommended_artifact = choice.at("artifact");
         bundle.recommended_runtime = choice.at("runtime");
+        if (choice.at("precision") == "bf16")
+            for (auto& entry : bundle.artifacts) entry.bf16 = entry.bf16 || entry.path == bundle.recommended_artifact;
     }
     return bundle;
 }
