@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RUNTIMES_WITH_TAILS = ("onnxruntime", "openvino")
-# The best form of each kind on every CPU measured (benchmarks/results/tails__*.json); trying all takes minutes.
+# One form of each kind, since trying all takes minutes: on pictures the first two beat every static form by far, and
+# which static one is fastest depends on the runtime (benchmarks/results/tails__*.json).
 FORMS = ("cells", "pruned", "strips_first")
 CHECK_IMAGES = 4
 # In bf16 a runtime rounds logits where they leave the graph and not where they go on, so that maps differ by more
