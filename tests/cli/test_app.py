@@ -288,11 +288,14 @@ def test_a_letter_that_the_encoding_lacks_spoils_nothing(tmp_path):
 
 
 WAITING = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 import mscsa_deploy.workflow.doctor as doctor
 from mscsa_deploy.cli import main
 from mscsa_deploy.core.files import output_directory
+
+# A shell that started the tests in its background has made everything below deaf to Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def wait(progress):
     with output_directory(place):

@@ -59,7 +59,7 @@ def test_report_names_files_of_the_bundle_and_says_what_core_leaves_out(deployed
 
 def test_readme_asks_for_neither_upsampling_nor_argmax(deployed):
     text = (deployed / "README.md").read_text()
-    assert "Tensor `classmap` (classmap)" in text
+    assert "Tensor `classmap` holds the number of each pixel's class, (N, H, W)" in text
     assert "upsample" not in text
     assert "take the class" not in text
     assert "values within" not in text

@@ -212,7 +212,7 @@ def test_sensitivity_ranks_the_blocks_of_the_bundle(deployed, capsys, monkeypatc
     places = []
     opened = sensitivity.open_images
     monkeypatch.setattr(sensitivity, "open_images", lambda place, *more: places.append(place) or opened(place, *more))
-    args = ["--for", "onnxruntime", "--recipe", "int8_onnxruntime_x86", "--images", "1", "--json", "-q"]
+    args = ["--for", "onnxruntime", "--recipe", "int8_onnxruntime_x86", "--max-images", "1", "--json", "-q"]
     args += ["--validation", "evaluation"]
     assert run(["sensitivity", str(deployed[1]), *args]) == 0
     ranking = json.loads(capsys.readouterr().out)
