@@ -38,16 +38,27 @@ def _gate(row: Row, results: Results) -> Gate | None:
     if row.metric is None and row.parity is None:
         return None
     subject = _name(row)
-    if row.precision != "int8":
-        return _parity_gate(row, subject, values=results.prepared.recipe.output != "classmap")
     metric = row.metric
-    if metric is None or metric.drop is None or metric.reference is None:
+    labeled = metric is not None and metric.drop is not None and metric.reference is not None
+    if row.precision == "int8" and not labeled:
         return _agreement_gate(row, subject)
-    return Gate(subject, *accuracy_check(metric, results.settings.max_drop), required=False)
+    accuracy = None
+    if metric is not None and labeled and row.precision != "fp32":
+        accuracy = Gate(subject, *accuracy_check(metric, results.settings.max_drop), required=False)
+    if row.precision == "int8":
+        return accuracy
+    parity = _parity_gate(row, subject, values=results.prepared.recipe.output != "classmap")
+    return _both(parity, accuracy) if parity and accuracy else parity or accuracy
+
+
+def _both(parity: Gate, accuracy: Gate) -> Gate:
+    """BF16 and FP16 have INT8's budget too: a drop is a drop, whatever it comes from."""
+    asked, found = f"{parity.asked} and {accuracy.asked}", f"{parity.found}; {accuracy.found}"
+    return Gate(parity.subject, asked, found, parity.passed and accuracy.passed, parity.required)
 
 
 def accuracy_check(metric: Metric, max_drop: float | None) -> tuple[str, str, bool]:
-    """What is asked of INT8 with labels, what was found, and whether it holds; `metric` has a drop.
+    """What is asked of a lower precision with labels, what was found, and whether it holds; `metric` has a drop.
 
     Args:
         metric: Against the float reference.

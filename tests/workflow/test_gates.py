@@ -110,6 +110,16 @@ def test_a_bf16_row_that_disagrees_is_only_not_recommended():
     assert any("not met" in str(gate) for gate in gates)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_lower_float_precision_has_the_budget_of_int8(precision):
+    gates, verdict = decide(row(10.0), row(5.0, precision=precision, metric=69.4), row(6.0, precision="int8"))
+    assert (verdict.passed, verdict.precision) == (True, "int8")
+    (gate,) = [gate for gate in gates if gate.subject == f"onnxruntime {precision}"]
+    assert not gate.passed
+    assert "argmax_agreement >= " in gate.asked
+    assert "mIoU drop at most 0.5 points" in gate.asked
+
+
 def test_what_is_not_shipped_is_not_recommended():
     plain = row(1.0, artifact="plain.onnx", details={"role": "fp32"})
     torch = row(2.0, runtime="pytorch", artifact="")
