@@ -77,8 +77,9 @@ class Judged:
         candidate, score = self.contest.candidates[position - 1], self.scores[position]
         metric = self.evaluations[position].metric(self.evaluations[0])
         gates = []
-        by_metric = candidate.arithmetic == "int8" and metric is not None and metric.drop is not None
-        if by_metric and metric is not None:
+        lower = candidate.arithmetic != "fp32" and metric is not None and metric.drop is not None
+        by_metric = lower and candidate.arithmetic == "int8"
+        if lower and metric is not None:
             asked, found, passed = accuracy_check(metric, self.request.max_drop)
             gates.append(GateRecord(subject=candidate.name, asked=asked, found=found, passed=passed))
         for name, comparator in score.outputs.items():
