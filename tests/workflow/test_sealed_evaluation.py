@@ -32,7 +32,9 @@ def test_the_stages_after_scoring_choose_without_them_too(deploy_small, monkeypa
     assert "before the choices were made" in capsys.readouterr().err
 
 
-def test_only_scores_and_the_report_read_them(deploy_small, monkeypatch):
+def test_only_scores_and_the_report_read_them(deploy_small, monkeypatch, tmp_path):
+    # A cache of its own: scores that another test left would be taken without reading a picture.
+    monkeypatch.setenv("MSCSA_DEPLOY_CACHE", str(tmp_path / "cache"))
     reading = []
     load = SceneDataset.load
     stages = []
