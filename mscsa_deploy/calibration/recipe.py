@@ -163,7 +163,12 @@ class CalibrationRecipe(Config, frozen=True, kw_only=True):
 
     def of_the_file(self) -> CalibrationRecipe:
         """What decides the file's content: a BF16 rest is asked of the runtime, so the file is that of FP32."""
-        return self.changed(self.name.replace("+bf16", ""), rest="fp32") if self.rest == "bf16" else self
+        return self.changed(self.name_alone, rest="fp32") if self.rest == "bf16" else self
+
+    @property
+    def name_alone(self) -> str:
+        """The name without the mark of a BF16 rest that candidates of a search and rows of a report have."""
+        return self.name.replace("+bf16", "")
 
     def _check_nncf(self) -> None:
         if self.runtime != "openvino":

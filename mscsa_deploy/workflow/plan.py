@@ -25,7 +25,8 @@ def make_plan(request: DeployRequest) -> Plan:
     from mscsa_deploy.runtimes import OFFERED, RUNTIMES
     from mscsa_deploy.runtimes.profile import pick_profile, read_profile
 
-    if recipe_of(request)[0].batch == "dynamic":
+    exported = recipe_of(request)[0]
+    if exported.batch == "dynamic":
         raise UserError(
             "'deploy' quantizes and measures files of a fixed batch, and the export recipe says batch = 'dynamic'",
             hint="take batch = 1; 'export' leaves a file with a free batch",
@@ -40,16 +41,15 @@ def make_plan(request: DeployRequest) -> Plan:
             raise unknown_name("runtime", name, OFFERED)
     names = request.runtimes or profile.default_runtimes
     runtimes = tuple(sorted(dict.fromkeys(names), key=_order))
-    recipes = _default_recipes(request, profile, runtimes) | _named_recipes(request.recipes or (), runtimes)
+    recipes = _default_recipes(f"{exported.model}.{exported.task}", profile, runtimes) | _named_recipes(
+        request.recipes or (), runtimes
+    )
     return Plan(profile, why, runtimes, bool(request.runtimes), recipes, environment)
 
 
-def _default_recipes(
-    request: DeployRequest, profile: DeviceProfile, runtimes: tuple[str, ...]
-) -> dict[str, tuple[str, ...]]:
-    recipe = recipe_of(request)[0]
+def _default_recipes(model: str, profile: DeviceProfile, runtimes: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     return {
-        name: tuple(each.name for each in recipes_for(name, profile, f"{recipe.model}.{recipe.task}"))
+        name: tuple(each.name for each in recipes_for(name, profile, model))
         for name in runtimes
         if name in profile.runtimes and "int8" in profile.runtimes[name].precisions
     }

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from mscsa_deploy.calibration.recipe import CalibrationRecipe
     from mscsa_deploy.runtimes.profile import DeviceProfile
     from mscsa_deploy.workflow.evaluate import Evaluation
-    from mscsa_deploy.workflow.subject import Subject
 
 
 class QuantizeOutcome(Record, frozen=True, kw_only=True):
@@ -114,10 +113,12 @@ def run_quantize(
     environment = read_environment()
     profile = read_profile(request.device) if request.device else pick_profile(environment)[0]
     subject = open_subject(request.model, request, profile, progress, runtimes=(request.runtime,), rewrite=True)
-    _refuse_quoted(request, subject)
+    # The pictures that reports quote take no part in any choice, under whatever name they come.
+    quoted = open_images(shipped_set("evaluation"), subject.task)
     base = recipe_for(request.runtime, profile, f"{subject.name}.{subject.task}", named=request.recipe)
     with write_output(out, force=force) as work, tempfile.TemporaryDirectory(prefix="mscsa-deploy-") as folder:
-        bench = open_bench(request, subject, profile, environment, Path(folder), progress=progress)
+        place = Path(folder)
+        bench = open_bench(request, subject, profile, environment, place, apart_from=(quoted,), progress=progress)
         if request.recipe is not None or request.runtime == "tensorrt":
             outcome, made = _by_recipe(base, bench)
         else:
@@ -131,25 +132,12 @@ def run_quantize(
     return outcome, 0 if outcome.passed else 5
 
 
-def _refuse_quoted(request: QuantizeRequest, subject: Subject) -> None:
-    """The pictures that reports quote take no part in any choice, under whatever name they come.
-
-    Raises:
-        UserError: Calibration or validation holds some of them.
-    """
-    from mscsa_deploy.imaging.dataset import refuse_overlap
-
-    quoted = open_images(shipped_set("evaluation"), subject.task)
-    refuse_overlap(quoted, open_images(request.calibration, subject.task))
-    refuse_overlap(quoted, open_images(request.validation, subject.task, subject.classes, subject.labels))
-
-
 def _write_recipe(outcome: QuantizeOutcome, work: Path) -> None:
     """The recipe as a file that `deploy --recipe` takes; a BF16 rest is said in it, not in its name."""
     from mscsa_deploy.calibration.recipe import CalibrationRecipe
 
     recipe = msgspec.convert(outcome.recipe, CalibrationRecipe)
-    recipe = recipe.changed(recipe.name.replace("+bf16", ""))
+    recipe = recipe.changed(recipe.name_alone)
     (work / outcome.recipe_file).write_text(recipe.toml(), encoding="utf-8")
 
 
@@ -205,7 +193,7 @@ def _outcome(
         artifact=kept.artifact.path.name if kept else "",
         sha256=kept.artifact.sha256 if kept else "",
         recipe=recipe.plain() if recipe else {},
-        recipe_file=f"{recipe.name.replace('+bf16', '')}.toml" if kept and recipe else "",
+        recipe_file=f"{recipe.name_alone}.toml" if kept and recipe else "",
         size_bytes=kept.artifact.path.stat().st_size if kept else None,
         samples=made.samples if made else 0,
         metric=score.metric(bench.reference) if score else None,

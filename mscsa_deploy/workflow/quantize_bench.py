@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mscsa_deploy.calibration.recipe import CalibrationRecipe
     from mscsa_deploy.calibration.samples import Samples
     from mscsa_deploy.core.environment import Environment
+    from mscsa_deploy.imaging.dataset import Dataset
     from mscsa_deploy.runtimes.profile import DeviceProfile
 
 
@@ -187,9 +188,12 @@ def open_bench(
     environment: Environment,
     folder: Path,
     *,
+    apart_from: Sequence[Dataset] = (),
     progress: Progress,
 ) -> Bench:
     """The bench for `subject`; the float model is scored, its outputs lie in `folder`.
+
+    Calibration and validation may share no picture with each other or with the sets in `apart_from`.
 
     Raises:
         UserError: There is no float file, or the image sets are missing, empty or overlap.
@@ -201,7 +205,7 @@ def open_bench(
     source = subject.float_for(request.runtime)
     calibration = open_images(request.calibration, subject.task)
     validation = open_images(request.validation, subject.task, subject.classes, subject.labels)
-    refuse_overlap(calibration, validation)
+    refuse_overlap(*apart_from, calibration, validation)
     images = ImageSet(validation, subject.preprocess, subject.task, subject.classes, request.validation_images)
     outputs = folder / "reference.npy"
     runner = source if source.status == "ok" else replace(source, runtime="onnxruntime")
