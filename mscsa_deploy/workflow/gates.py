@@ -38,17 +38,19 @@ def _gate(row: Row, results: Results) -> Gate | None:
     if row.metric is None and row.parity is None:
         return None
     subject = _name(row)
-    metric = row.metric
-    labeled = metric is not None and metric.drop is not None and metric.reference is not None
-    if row.precision == "int8" and not labeled:
-        return _agreement_gate(row, subject)
-    accuracy = None
-    if metric is not None and labeled and row.precision != "fp32":
-        accuracy = Gate(subject, *accuracy_check(metric, results.settings.max_drop), required=False)
+    accuracy = _accuracy_gate(row, subject, results.settings.max_drop)
     if row.precision == "int8":
-        return accuracy
+        return accuracy or _agreement_gate(row, subject)
     parity = _parity_gate(row, subject, values=results.prepared.recipe.output != "classmap")
     return _both(parity, accuracy) if parity and accuracy else parity or accuracy
+
+
+def _accuracy_gate(row: Row, subject: str, max_drop: float | None) -> Gate | None:
+    """The budget of a lower precision; None for FP32, and without labels."""
+    metric = row.metric
+    if row.precision == "fp32" or metric is None or metric.drop is None or metric.reference is None:
+        return None
+    return Gate(subject, *accuracy_check(metric, max_drop), required=False)
 
 
 def _both(parity: Gate, accuracy: Gate) -> Gate:
