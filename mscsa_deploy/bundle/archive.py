@@ -15,8 +15,8 @@ from mscsa_deploy.bundle.integrity import (
     read_manifest,
     verify,
 )
-from mscsa_deploy.bundle.manifest import MANIFEST_NAME, Manifest
-from mscsa_deploy.core.files import output_directory, output_file
+from mscsa_deploy.bundle.manifest import Manifest
+from mscsa_deploy.core.files import MANIFEST, output_directory, output_file
 from mscsa_deploy.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ def pack(directory: Path, out: Path, *, force: bool = False) -> Path:
     """
     if directory.is_file():
         raise UserError(f"'{directory}' is a file, expected a bundle directory")
-    manifest = read_manifest(directory / MANIFEST_NAME)
+    manifest = read_manifest(directory / MANIFEST)
     verify(directory, manifest)
-    names = [MANIFEST_NAME, *sorted(entry.path for entry in manifest.files)]
+    names = [MANIFEST, *sorted(entry.path for entry in manifest.files)]
     return write_zip({name: directory / name for name in names}, out, force=force)
 
 
@@ -87,14 +87,14 @@ def unpack(path: Path, directory: Path, *, force: bool = False) -> Manifest:
     try:
         with zipfile.ZipFile(path) as archive:
             members = _checked_members(archive, path)
-            manifest = parse_manifest(_read_manifest_member(archive, members, path), source=f"{path}:{MANIFEST_NAME}")
-            listed = {MANIFEST_NAME: MAX_MANIFEST_BYTES} | {entry.path: entry.size_bytes for entry in manifest.files}
+            manifest = parse_manifest(_read_manifest_member(archive, members, path), source=f"{path}:{MANIFEST}")
+            listed = {MANIFEST: MAX_MANIFEST_BYTES} | {entry.path: entry.size_bytes for entry in manifest.files}
             if unlisted := sorted(set(members) - set(listed)):
                 raise UserError(f"'{path}' holds files that its manifest does not list: {', '.join(unlisted[:5])}")
             with output_directory(directory, force=force) as work:
                 for name, member in members.items():
                     _extract(archive, member, work / name, limit=listed[name], source=path)
-                verify(work, read_manifest(work / MANIFEST_NAME))
+                verify(work, read_manifest(work / MANIFEST))
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror or error}") from error
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
@@ -138,9 +138,9 @@ def _check_kind(info: zipfile.ZipInfo, path: Path) -> None:
 
 
 def _read_manifest_member(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], path: Path) -> bytes:
-    if MANIFEST_NAME not in members:
-        raise UserError(f"'{path}' is no bundle: it has no {MANIFEST_NAME} at its top")
-    with archive.open(members[MANIFEST_NAME]) as stream:
+    if MANIFEST not in members:
+        raise UserError(f"'{path}' is no bundle: it has no {MANIFEST} at its top")
+    with archive.open(members[MANIFEST]) as stream:
         content = stream.read(MAX_MANIFEST_BYTES + 1)
     if len(content) > MAX_MANIFEST_BYTES:
         raise UserError(f"the manifest of '{path}' is larger than a manifest can be")

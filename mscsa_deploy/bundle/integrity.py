@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path, PurePosixPath
 
-from mscsa_deploy.bundle.manifest import MANIFEST_NAME, VERSION, ArtifactEntry, Manifest
+from mscsa_deploy.bundle.manifest import VERSION, ArtifactEntry, Manifest
 from mscsa_deploy.core.config import convert
-from mscsa_deploy.core.files import sha256_file
+from mscsa_deploy.core.files import MANIFEST, sha256_file
 from mscsa_deploy.errors import UserError
 
 MAX_MANIFEST_BYTES = 64 << 20
@@ -21,7 +21,7 @@ def read_manifest(path: Path) -> Manifest:
     """
     if not path.is_file():
         raise UserError(
-            f"'{path.parent}' is no bundle: it has no {MANIFEST_NAME}", hint="name a directory that 'deploy' left"
+            f"'{path.parent}' is no bundle: it has no {MANIFEST}", hint="name a directory that 'deploy' left"
         )
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise UserError(f"'{path}' is larger than a manifest can be")

@@ -18,7 +18,6 @@ from mscsa_deploy.core.vocabulary import Output, Stored, Task
 from mscsa_deploy.imaging.preprocess import Preprocess
 
 VERSION = 1
-MANIFEST_NAME = "manifest.json"
 SCHEMA_ID = "https://mscsa-deploy.org/schemas/bundle-manifest-1.json"
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]

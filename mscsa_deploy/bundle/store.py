@@ -13,9 +13,9 @@ import msgspec
 from mscsa_deploy.bundle.archive import unpack
 from mscsa_deploy.bundle.describe import README_NAME, readme
 from mscsa_deploy.bundle.integrity import model_files, read_manifest, referenced, verify
-from mscsa_deploy.bundle.manifest import MANIFEST_NAME, ArtifactEntry, FileEntry, Manifest, Role
+from mscsa_deploy.bundle.manifest import ArtifactEntry, FileEntry, Manifest, Role
 from mscsa_deploy.core.config import to_json
-from mscsa_deploy.core.files import cache_root, sha256_file
+from mscsa_deploy.core.files import MANIFEST, cache_root, sha256_file
 from mscsa_deploy.errors import StageError, UnsupportedError, UserError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def write_bundle(directory: Path, manifest: Manifest) -> Bundle:
     whole = _with_files(directory, manifest)
     (directory / README_NAME).write_text(readme(whole), encoding="utf-8")
     whole = _with_files(directory, manifest)
-    (directory / MANIFEST_NAME).write_bytes(to_json(whole))
+    (directory / MANIFEST).write_bytes(to_json(whole))
     return Bundle(directory, whole)
 
 
@@ -107,13 +107,13 @@ def read_bundle(path: Path) -> Bundle:
     Raises:
         UserError: It is no bundle, was written by a newer version, or a file is missing or changed.
     """
-    if path.name == MANIFEST_NAME and path.is_file():
+    if path.name == MANIFEST and path.is_file():
         path = path.parent
     if path.is_file():
         return _read_zip(path)
     if not path.is_dir():
         raise UserError(f"there is no bundle at '{path}'", hint="name a bundle directory or a bundle zip")
-    manifest = read_manifest(path / MANIFEST_NAME)
+    manifest = read_manifest(path / MANIFEST)
     verify(path, manifest)
     return Bundle(path, manifest)
 
@@ -124,7 +124,7 @@ def _files(directory: Path) -> Iterator[str]:
         if path.is_symlink():
             raise UserError(f"'{path}' is a link, which a bundle cannot hold")
         name = path.relative_to(directory).as_posix()
-        if path.is_file() and name != MANIFEST_NAME:
+        if path.is_file() and name != MANIFEST:
             yield name
 
 
@@ -160,7 +160,7 @@ def _read_zip(path: Path) -> Bundle:
 def _whole(place: Path) -> Bundle | None:
     """The bundle directory at `place`, if there is one and every hash is right."""
     with contextlib.suppress(UserError):
-        manifest = read_manifest(place / MANIFEST_NAME)
+        manifest = read_manifest(place / MANIFEST)
         verify(place, manifest)
         return Bundle(place, manifest)
     return None

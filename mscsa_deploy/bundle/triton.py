@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mscsa_deploy.bundle.archive import write_zip
-from mscsa_deploy.bundle.manifest import MANIFEST_NAME
 from mscsa_deploy.bundle.selection import candidates
 from mscsa_deploy.bundle.store import contents, read_bundle
+from mscsa_deploy.core.files import MANIFEST
 from mscsa_deploy.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def _python_model(bundle: Bundle, name: str) -> dict[str, Path | bytes]:
     warmup, files = _warmup(bundle, name, entry.inputs[0], fixed=True)
     config |= warmup
     files |= {f"{name}/1/model.py": _MODEL.encode()}
-    whole = (MANIFEST_NAME, *(item.path for item in manifest.files))
+    whole = (MANIFEST, *(item.path for item in manifest.files))
     files |= {f"{name}/1/bundle/{path}": bundle.file(path) for path in whole}
     return {f"{name}/config.pbtxt": text_format(config).encode(), **files}
 

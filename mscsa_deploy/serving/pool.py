@@ -54,7 +54,6 @@ class Job:
     deadline: float
     started: float = 0.0
     prepared_at: float = 0.0
-    computed_at: float = 0.0
 
     def settle(self, result: Reply | BaseException) -> None:
         """Hand the result to the event loop; from any thread."""

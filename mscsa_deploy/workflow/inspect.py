@@ -12,13 +12,13 @@ import msgspec
 from mscsa_deploy.core.config import Record
 from mscsa_deploy.core.files import MANIFEST, sha256_file
 from mscsa_deploy.errors import UnsupportedError, UserError
+from mscsa_deploy.workflow.variants import MODEL
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from mscsa_deploy.core.tensors import TensorSpec
 
-MODEL = "model.onnx"
 _WANTED = "a bundle directory, a bundle zip or an ONNX file"
 
 
