@@ -4,9 +4,7 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
-import onnx
 import pytest
-from onnx import numpy_helper, parser
 from PIL import Image
 
 from mscsa_deploy.calibration.budget import AGREEMENT, USUAL_DROP, Budget
@@ -33,26 +31,14 @@ FLOAT_MS = 10.0
 
 
 @pytest.fixture
-def model(tmp_path, monkeypatch):
+def model(write_foreign, tmp_path, monkeypatch):
     """The network, its preprocessing and two folders of pictures; arguments for the command line."""
     monkeypatch.setenv("MSCSA_DEPLOY_CACHE", str(tmp_path / "cache"))
     # Random weights decide by a hair: INT8 agrees on 98.6 % of their pixels.
     monkeypatch.setitem(USUAL_DROP, AGREEMENT, 4.0)
-    generator = np.random.default_rng(0)
-    network = parser.parse_model(NET)
-    for index, shape in enumerate(SHAPES):
-        weights = generator.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
-        network.graph.initializer.append(numpy_helper.from_array(weights.astype(np.float32), f"w{index}"))
-    onnx.save(network, str(tmp_path / "net.onnx"))
-    (tmp_path / "preprocess.toml").write_text("height = 64\nwidth = 64\n")
-    for folder, count in (("calibration", 10), ("validation", 4)):
-        (tmp_path / folder).mkdir()
-        for index in range(count):
-            coarse = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-            Image.fromarray(coarse).resize((64, 64)).save(tmp_path / folder / f"{index}.png")
+    told = write_foreign(NET, SHAPES, {"calibration": 10, "validation": 4})
     return [
-        *("quantize", str(tmp_path / "net.onnx"), "--for", "onnxruntime", "--task", "seg", "-q", "--json"),
-        *("--preprocess", str(tmp_path / "preprocess.toml"), "--device", "x86_avx512_vnni"),
+        *("quantize", *told, "--for", "onnxruntime", "-q", "--json", "--device", "x86_avx512_vnni"),
         *("--calibration", str(tmp_path / "calibration"), "--validation", str(tmp_path / "validation")),
     ]
 

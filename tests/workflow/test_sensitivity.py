@@ -6,10 +6,8 @@ import json
 import shutil
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
-from onnx import numpy_helper, parser
 from PIL import Image
 
 from mscsa_deploy.cli import run
@@ -28,25 +26,12 @@ SHAPES = ((8, 3, 3, 3), (8, 1, 3, 3), (4, 8, 1, 1))
 
 
 @pytest.fixture
-def rank(tmp_path, monkeypatch, capsys):
+def rank(write_foreign, tmp_path, monkeypatch, capsys):
     """Ranks the network's nodes over folders of pictures; (exit code, document), or the code alone and a table."""
     monkeypatch.setenv("MSCSA_DEPLOY_CACHE", str(tmp_path / "cache"))
-    generator = np.random.default_rng(0)
-    network = parser.parse_model(NET)
-    for index, shape in enumerate(SHAPES):
-        weights = generator.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
-        network.graph.initializer.append(numpy_helper.from_array(weights.astype(np.float32), f"w{index}"))
-    onnx.save(network, str(tmp_path / "net.onnx"))
-    (tmp_path / "preprocess.toml").write_text("height = 64\nwidth = 64\n")
-    for folder, count in (("calibration", 8), ("validation", 4)):
-        (tmp_path / folder / "images").mkdir(parents=True)
-        for index in range(count):
-            coarse = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-            Image.fromarray(coarse).resize((64, 64)).save(tmp_path / folder / "images" / f"{index}.png")
-
+    told = write_foreign(NET, SHAPES, {"calibration": 8, "validation": 4}, below="images")
     command = [
-        *("sensitivity", str(tmp_path / "net.onnx"), "--task", "seg", "--by", "node", "-q"),
-        *("--preprocess", str(tmp_path / "preprocess.toml"), "--device", "generic_x86"),
+        *("sensitivity", *told, "--by", "node", "-q", "--device", "generic_x86"),
         *("--calibration", str(tmp_path / "calibration")),
     ]
 
