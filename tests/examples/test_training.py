@@ -5,6 +5,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -159,6 +160,14 @@ def test_classifier_learns_with_one_cosine_over_growing_sizes():
         assert rates[-1] < 0.01 * plan.rate
 
 
+def test_classifier_plan_shortens_to_whole_steps():
+    from classify import Stage
+
+    assert Stage(64, 128, 600).shortened(1.0) == Stage(64, 128, 600)
+    assert Stage(96, 64, 150).shortened(0.404) == Stage(96, 64, 61)
+    assert Stage(96, 64, 10).shortened(0.001) == Stage(96, 64, 1)
+
+
 def test_classifier_starts_from_what_fits_of_other_weights(tmp_path):
     from classify import start_from
 
@@ -197,3 +206,50 @@ def test_classifier_training_returns_averaged_weights_and_learns(monkeypatch):
     assert not average.training
     assert all("forward" not in layer.__dict__ for layer in average.modules())
     assert classify.top1(average, images, labels) > 95
+
+
+def test_overlaid_pictures_keep_more_of_their_own_than_of_another_class():
+    from classify import OWN_SHARE, overlaid
+
+    # Each class lights one pixel, which therefore says how much of a picture is of that class.
+    labels = torch.arange(400) % 5
+    images = torch.zeros(400, 28, 28, dtype=torch.uint8)
+    images[torch.arange(400), 0, labels] = 200
+    mixed = overlaid(images, labels, torch.Generator().manual_seed(3))
+    assert mixed.dtype == torch.uint8
+    assert torch.equal(mixed, overlaid(images, labels, torch.Generator().manual_seed(3)))
+    lit = mixed[:, 0, :5].float() / 200
+    assert torch.equal(lit.argmax(1), labels)
+    assert torch.equal((lit > 0).sum(1), torch.full((400,), 2))
+    own = lit.max(1).values
+    assert OWN_SHARE[0] - 0.01 <= float(own.min()) < OWN_SHARE[0] + 0.02
+    assert OWN_SHARE[1] - 0.02 < float(own.max()) <= OWN_SHARE[1] + 0.01
+
+
+def test_overlaid_sets_share_no_picture_and_leave_training_pictures_alone(monkeypatch):
+    import classify
+
+    monkeypatch.setattr(classify, "HELD_BACK", 20)
+    labels = np.arange(100, dtype=np.uint8) % 10
+    # A set can be told by the value of its pictures: 20 to 39, 80 to 99, 40 to 79 and 200 to 219.
+    train = np.concatenate([np.arange(20, 40), np.arange(80, 100), np.arange(40, 80), np.arange(40, 60)])
+    values = {"train": train, "t10k": np.arange(200, 220)}
+
+    def read_split(folder, split):
+        pixels = np.broadcast_to(values[split][:, None, None], (len(values[split]), 28, 28)).astype(np.uint8)
+        return pixels, labels[: len(pixels)]
+
+    monkeypatch.setattr(classify, "read_split", read_split)
+    plain, overlaid = (classify.read_sets(Path(), overlay=overlay) for overlay in (False, True))
+    assert {name: len(pair[0]) for name, pair in plain.items()} == {
+        "calibration": 20,
+        "validation": 20,
+        "evaluation": 20,
+        "training": 60,
+    }
+    for name, (pictures, answers) in plain.items():
+        mixed, kept = overlaid[name]
+        assert torch.equal(answers, kept)
+        assert torch.equal(mixed, pictures) == (name == "training")
+        assert pictures.min() <= mixed.min()
+        assert mixed.max() <= pictures.max()
