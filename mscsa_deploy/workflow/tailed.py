@@ -67,7 +67,8 @@ def with_tails(
 
     The form is measured behind the runtime's optimized FP32 file, beside the light runner's own upsampling and
     argmax; where that wins, nothing is added. A class map that differs from the plain one in more than near-ties
-    is not shipped, and the variant says so.
+    is not shipped: the next fastest form takes its place, and where none does, the variant says so. It has failed
+    where only class maps are to be shipped.
 
     Args:
         variants: Everything that was built; only segmentation with batch 1 is looked at.
@@ -102,26 +103,36 @@ def with_tails(
 def _tailed(
     variant: Variant, decision: TailDecision, tensors: Sequence[Array], profile: str, *, only: bool, progress: Progress
 ) -> Variant:
-    """`variant` with its class-map file; as it was, with a note, if the file is not exact enough or does not run."""
+    """`variant` with its class-map file in the fastest form that is exact enough behind it; noted, if none is."""
     size = (int(tensors[0].shape[2]), int(tensors[0].shape[3]))
     progress(0, 1, f"class map of {variant.label}")
-    try:
-        answering = tail_cached(variant.artifact, decision.form, size)
-        check = check_tail(variant.artifact.path, answering.path, variant.runtime, variant.settings, tensors)
-        _require(variant, check, decision.form)
-    except DeployError as error:
-        logger.warning("%s: no class map inside the graph: %s", variant.label, error)
-        return replace(variant, notes=(*variant.notes, f"no class map inside the graph: {error}"))
+    refused: list[str] = []
+    for form in decision.inside:
+        try:
+            answering = tail_cached(variant.artifact, form, size)
+            check = check_tail(variant.artifact.path, answering.path, variant.runtime, variant.settings, tensors)
+            _require(variant, check, form)
+        except DeployError as error:
+            logger.warning("%s: no class map inside the graph: %s", variant.label, error)
+            refused.append(f"no class map inside the graph with tail '{form}': {error}")
+        else:
+            break
+    else:
+        if only:
+            return replace(variant, status="failed", reason="; ".join(refused))
+        return replace(variant, notes=(*variant.notes, *refused))
     counts = {"pixels": check.pixels, "different": check.different, "ties": check.ties}
-    tail = {"form": decision.form, "scores_ms": decision.scores_ms, **counts}
-    notes = (*variant.notes, "'core' times the network before its tail, which is not shipped by itself")
+    tail = {"form": form, "scores_ms": decision.scores_ms, **counts}
+    notes = (*variant.notes, *refused)
+    if only:
+        notes = (*notes, "'core' times the network before its tail, which is not shipped by itself")
     file = f"{PurePosixPath(variant.place).stem}.classmap{answering.path.suffix}"
     return replace(
         variant,
         answering=answering,
         answer_place=f"{variant.runtime}/{profile}/{file}",
         only_answer=only,
-        notes=notes if only else variant.notes,
+        notes=notes,
         details={**variant.details, "tail": tail},
     )
 

@@ -101,6 +101,46 @@ def test_tail_that_changes_pixels_is_left_out_and_the_variant_says_so(logits, de
     assert "3 of 1000 pixels" in made.variants[0].notes[0]
 
 
+def test_next_fastest_form_takes_the_place_of_one_that_changes_pixels(logits, monkeypatch):
+    scores = {"strips_first": 3.0, OUTSIDE: 4.0, "cells": 1.0, "pruned": 2.0, "plain": 9.0}
+    monkeypatch.setattr(tailed, "decide_tail", lambda *_, **__: TailDecision("cells", scores))
+    wrong = TailCheck(runtime="onnxruntime", images=2, pixels=1000, different=3, ties=0)
+    right = TailCheck(runtime="onnxruntime", images=2, pixels=1000, different=3, ties=3)
+    found = iter([wrong, wrong, right])
+    monkeypatch.setattr(tailed, "check_tail", lambda *_: next(found))
+
+    best = with_tails([variant(logits)], Images(), PROFILE).variants[0]
+
+    assert best.details["tail"]["form"] == "strips_first"
+    assert [note.split("tail ")[1].split(" ")[0] for note in best.notes] == ["'cells':", "'pruned':"]
+
+
+def test_variant_fails_where_class_maps_alone_were_asked_for_and_none_is_right(logits, decide, monkeypatch):
+    decide("cells")
+    wrong = TailCheck(runtime="onnxruntime", images=2, pixels=1000, different=3, ties=0)
+    monkeypatch.setattr(tailed, "check_tail", lambda *_: wrong)
+
+    best = with_tails([variant(logits)], Images(), PROFILE, only=True).variants[0]
+
+    assert best.status == "failed"
+    assert "3 of 1000 pixels" in best.reason
+
+
+@pytest.mark.parametrize(
+    ("pixels", "different", "ties", "passed"),
+    [
+        (1000, 8, 8, True),
+        (1000, 9, 9, False),
+        (1_000_000, 100, 100, True),
+        (1_000_000, 101, 101, False),
+        (1000, 1, 0, False),
+    ],
+)
+def test_few_near_ties_may_change_places(pixels, different, ties, passed):
+    check = TailCheck(runtime="onnxruntime", images=1, pixels=pixels, different=different, ties=ties)
+    assert check.passed is passed
+
+
 def test_half_precision_may_round_a_few_more_pixels(logits, decide, monkeypatch):
     decide("cells")
     rounded = TailCheck(runtime="openvino", images=2, pixels=10_000, different=9, ties=0)
