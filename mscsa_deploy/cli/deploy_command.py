@@ -9,6 +9,7 @@ import click
 
 from mscsa_deploy.cli.options import (
     NAMES,
+    PARALLEL,
     checkpoint_options,
     max_drop_option,
     output_options,
@@ -35,7 +36,7 @@ from mscsa_deploy.cli.terminal import Terminal, command_line, common_options
     help="Calibration recipe instead of the default one of its runtime, as `quantize` writes one; repeatable.",
 )
 @click.option("--device", metavar="PROFILE", help="Device profile (default: this machine's).")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads per session (default: the profile's).")
+@click.option("--threads", type=PARALLEL, help="Threads per session (default: the profile's).")
 @preset_option
 @max_drop_option
 @click.option("--require-int8", is_flag=True, help="Fail unless an INT8 artefact is within budget and faster.")

@@ -12,6 +12,9 @@ from mscsa_deploy.core.vocabulary import TASKS
 
 Command = Callable[..., Any]
 
+PARALLEL = click.IntRange(1, 1024)
+"""Threads, workers, streams: more than any machine has cores would cost memory for nothing."""
+
 
 class Size(click.ParamType[tuple[int, int]]):
     """``H`` or ``HxW`` in pixels."""
@@ -132,7 +135,7 @@ runtime_option = click.option(
 
 subject_options = stacked(
     click.option("--device", metavar="PROFILE", help="Device profile (default: this machine's)."),
-    click.option("--threads", type=click.IntRange(min=1), help="Threads per session (default: the profile's)."),
+    click.option("--threads", type=PARALLEL, help="Threads per session (default: the profile's)."),
     click.option("--task", type=click.Choice(TASKS), help="Of an ONNX file that does not say it."),
     foreign_options,
     click.option("--checkpoint", type=INPUT_FILE, metavar="FILE", help="Weights for a model of the zoo."),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mscsa_deploy.cli.options import INPUT_FILE, OUTPUT_DIRECTORY
+from mscsa_deploy.cli.options import INPUT_FILE, OUTPUT_DIRECTORY, PARALLEL
 from mscsa_deploy.cli.terminal import Terminal, common_options
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ MOST_TABLES = 8
 @click.option("--classmap", "class_maps", is_flag=True, help="Also write each class map (PNG of class numbers).")
 @click.option("--runtime", help="Only this runtime (default: what the bundle recommends).")
 @click.option("--precision", help="Only this precision: fp32, fp16, bf16 or int8.")
-@click.option("--threads", type=click.IntRange(min=1), help="Compute threads (default: the bundle's).")
+@click.option("--threads", type=PARALLEL, help="Compute threads (default: the bundle's).")
 @common_options
 def command(
     terminal: Terminal,

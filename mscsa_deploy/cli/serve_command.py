@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mscsa_deploy.cli.options import INPUT_FILE
+from mscsa_deploy.cli.options import INPUT_FILE, PARALLEL
 from mscsa_deploy.cli.terminal import Terminal, common_options
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ MEBIBYTE = 1 << 20
 )
 @click.option("--runtime", help="Only this runtime (default: what the bundle recommends).")
 @click.option("--precision", help="Only this precision.")
-@click.option("--workers", type=click.IntRange(min=1), help="Sessions per model (default: one per core).")
-@click.option("--threads", type=click.IntRange(min=1), help="Compute threads per session (default: the bundle's).")
+@click.option("--workers", type=PARALLEL, help="Sessions per model (default: one per core).")
+@click.option("--threads", type=PARALLEL, help="Compute threads per session (default: the bundle's).")
 @click.option(
     "--queue", type=click.IntRange(min=1), default=16, show_default=True, help="Waiting requests per session."
 )

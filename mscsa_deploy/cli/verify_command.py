@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from mscsa_deploy.cli.options import NAMES, checkpoint_options, foreign_options, max_drop_option
+from mscsa_deploy.cli.options import NAMES, PARALLEL, checkpoint_options, foreign_options, max_drop_option
 from mscsa_deploy.cli.terminal import Terminal, common_options
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @max_drop_option
 @click.option("--bisect", is_flag=True, help="Find the first node at which a candidate that fails diverges.")
 @click.option("--max-images", type=click.IntRange(min=1), help="Use at most so many.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of each session.")
+@click.option("--threads", type=PARALLEL, default=1, show_default=True, help="Of each session.")
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),

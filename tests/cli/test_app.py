@@ -148,6 +148,16 @@ def test_unknown_option_says_where_help_is(cli):
     assert "'mscsa-deploy models --help'" in outcome.err
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["predict bundle picture.png", "verify bundle", "benchmark bundle", "deploy topformer_t_mscsa.seg", "serve bundle"],
+)
+def test_so_many_threads_as_no_machine_has_are_refused(cli, command):
+    outcome = cli(*command.split(), "--threads", "99999")
+    assert outcome.code == 2
+    assert "99999 is not in the range 1<=x<=1024" in outcome.err
+
+
 def test_missing_argument_is_the_users_mistake(cli):
     outcome = cli("predict")
     assert outcome.code == 2
