@@ -56,7 +56,11 @@ def serve(service: Service, *, access_log: Path | None, announce: Callable[[str,
         server = server_of(service, repository)
         stack.enter_context(orderly_signals(server))
         # From here on the kernel queues connections, and every model is ready.
-        listener.listen(server.config.backlog)
+        try:
+            listener.listen(server.config.backlog)
+        except OSError as error:
+            # Another server had bound the port as well, before either listened, and was faster.
+            raise _cannot_listen(service.listen, error) from error
         # What lives as long as the server is nothing for the garbage collector to look at.
         gc.collect()
         gc.freeze()
@@ -86,11 +90,15 @@ def listen(settings: Listen) -> socket.socket:
             listener.bind(address)
             undo.pop_all()
     except OSError as error:
-        raise UserError(
-            f"cannot listen on {settings.host} port {settings.port}: {error.strerror}",
-            hint="choose another --host or --port; port 0 takes a free one",
-        ) from error
+        raise _cannot_listen(settings, error) from error
     return listener
+
+
+def _cannot_listen(settings: Listen, error: OSError) -> UserError:
+    return UserError(
+        f"cannot listen on {settings.host} port {settings.port}: {error.strerror}",
+        hint="choose another --host or --port; port 0 takes a free one",
+    )
 
 
 def url_of(settings: Listen, listener: socket.socket) -> str:

@@ -190,6 +190,20 @@ def test_taken_port_is_told(bundles, capsys):
     assert "cannot listen on 127.0.0.1" in capsys.readouterr().err
 
 
+def test_port_that_another_server_takes_while_models_are_loaded_is_told(bundles, capsys, monkeypatch):
+    from mscsa_deploy.cli import run
+    from mscsa_deploy.serving.application import Service
+
+    with socket.socket() as other:
+        # Two servers that are started at the same moment have both bound the port before either listens.
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", 0))
+        load = Service.open
+        monkeypatch.setattr(Service, "open", lambda service: (other.listen(1), load(service))[1])
+        assert run(["serve", "--port", str(other.getsockname()[1]), str(bundles["seg"])]) == 2
+    assert "Address already in use" in capsys.readouterr().err
+
+
 def open_connection(client):
     host, port = client.place.split(":")
     return socket.create_connection((host, int(port)), timeout=SECONDS)
