@@ -92,6 +92,8 @@ def application(service: Service, repository: Repository) -> ASGIApp:
 
     handlers = Handlers(service, repository)
     pages = Starlette(routes=handlers.routes(), lifespan=lifespan, exception_handlers=_ERRORS)
+    # A path with a slash too many is answered as any other that is not there.
+    pages.router.redirect_slashes = False
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         inference = scope["type"] == "http" and scope["method"] == "POST" and target(scope["path"])
@@ -204,25 +206,22 @@ async def _bug(request: Request, error: Exception) -> Response:
     """Anything unforeseen; its traceback is logged where the error goes on to, in the gate."""
     del error
     visit = request.scope["state"]["visit"]
-    visit.reason = "bug"
-    refusal = Refusal(500, f"the server failed; its log has the details of request {visit.id.decode()}")
+    refusal = Refusal(500, f"the server failed; its log has the details of request {visit.id.decode()}", reason="bug")
+    visit.reason = refusal.reason
     return Response(refusal.body, status_code=500, headers=refusal.headers)
 
 
 async def _no_route(request: Request, error: Exception) -> Response:
     """Paths and methods that do not exist."""
     assert isinstance(error, HTTPException)
-    _visit(request, "none").reason = "unknown"
     path = request.url.path[:128]
     if error.status_code == 405:
         message = f"the method {request.method[:16]} is not allowed on '{path}'"
     else:
         message = f"there is nothing at '{path}'; see /openapi.json for the paths"
-    return Response(
-        Refusal(error.status_code, message).body,
-        status_code=error.status_code,
-        headers={**(error.headers or {}), "content-type": "application/json"},
-    )
+    refusal = Refusal(error.status_code, message)
+    _visit(request, "none").reason = refusal.reason
+    return Response(refusal.body, status_code=refusal.status, headers={**(error.headers or {}), **refusal.headers})
 
 
 _ERRORS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {

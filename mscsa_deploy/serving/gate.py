@@ -43,7 +43,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics, token: str) -> None:
         self._app, self._metrics = app, metrics
-        self._credentials = f"Bearer {token}".encode() if token else b""
+        self._token = token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -74,21 +74,27 @@ class Gate:
             await answer(refusal, tracked_send)
         except asyncio.CancelledError:
             # The time to stop in is over.
-            visit.reason = "stopping"
+            refusal = Refusal(503, "the server stops before the answer is there", retry_after=1, reason="stopping")
+            visit.reason = refusal.reason
             if visit.status == 0:
-                await answer(Refusal(503, "the server stops before the answer is there", retry_after=1), tracked_send)
+                await answer(refusal, tracked_send)
         except Exception:
             # The process edge: anything unforeseen is a bug of ours, costs one answer and leaves its traceback.
             LOG.exception("request %s failed", visit.id.decode())
+            message = f"the server failed; its log has the details of request {visit.id.decode()}"
+            refusal = Refusal(500, message, reason="bug")
+            visit.reason = refusal.reason
             if visit.status == 0:
-                message = f"the server failed; its log has the details of request {visit.id.decode()}"
-                await answer(Refusal(500, message, reason="bug"), tracked_send)
+                await answer(refusal, tracked_send)
         finally:
             self._metrics.in_flight -= 1
             self._record(scope, visit)
 
     def _check_token(self, path: str, given: bytes) -> None:
-        if self._credentials and path not in OPEN_PATHS and not hmac.compare_digest(given, self._credentials):
+        if not self._token or path in OPEN_PATHS:
+            return
+        scheme, _, credentials = given.partition(b" ")
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(credentials.strip(b" "), self._token):
             raise Refusal(401, "the request needs the header 'Authorization: Bearer TOKEN'", reason="token")
 
     def _record(self, scope: Scope, visit: Visit) -> None:

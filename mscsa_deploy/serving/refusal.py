@@ -20,6 +20,22 @@ import json
 
 from mscsa_deploy.errors import DeployError, StageError, UnsupportedError
 
+REASONS = {
+    400: "invalid",
+    401: "token",
+    404: "unknown",
+    405: "method",
+    408: "slow",
+    413: "large",
+    415: "type",
+    431: "head",
+    500: "failed",
+    501: "unsupported",
+    503: "overload",
+    504: "deadline",
+}
+"""One word per status, for whatever has no closer one; those of 400 and 500 stand for statuses that are not here."""
+
 
 class Refusal(Exception):  # noqa: N818 - it is an answer, not a failure of this program
     """An error answer.
@@ -28,7 +44,7 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not a failure of this
         status: HTTP status.
         message: What was wrong, where, what was expected, and what to do.
         retry_after: Seconds, for 503.
-        reason: One word for the metrics.
+        reason: One word for the metrics and the access log; the status's own, see `REASONS`, unless given.
     """
 
     def __init__(self, status: int, message: str, *, retry_after: int | None = None, reason: str = "") -> None:
@@ -36,7 +52,7 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not a failure of this
         self.status = status
         self.message = message
         self.retry_after = retry_after
-        self.reason = reason
+        self.reason = reason or REASONS.get(status) or REASONS[status // 100 * 100]
 
     @property
     def headers(self) -> dict[str, str]:
@@ -57,7 +73,7 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not a failure of this
 def refusal_of(error: DeployError) -> Refusal:
     """How an error of this package is answered: the client's to fix, or ours."""
     if isinstance(error, StageError):
-        return Refusal(500, str(error), reason="failed")
+        return Refusal(500, str(error))
     if isinstance(error, UnsupportedError):
-        return Refusal(501, str(error), reason="unsupported")
-    return Refusal(400, str(error), reason="invalid")
+        return Refusal(501, str(error))
+    return Refusal(400, str(error))

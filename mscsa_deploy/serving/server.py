@@ -8,10 +8,11 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import uvicorn
 
@@ -120,7 +121,9 @@ def logged(path: Path | None) -> Iterator[None]:
         yield
     finally:
         ACCESS.removeHandler(handler)
-        handler.close()
+        # What a full disk did not take was told when it came.
+        with contextlib.suppress(OSError):
+            handler.close()
 
 
 @contextlib.contextmanager
@@ -146,13 +149,34 @@ def orderly_signals(server: uvicorn.Server) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+class _AccessLog(logging.StreamHandler[TextIO]):
+    """A log whose lines get lost where they cannot be written, as on a full disk; that is said once."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is the library's
+        """A line could not be written."""
+        if isinstance(sys.exception(), OSError):
+            if not self._told:
+                LOG.error("cannot write the access log, requests go on without: %s", sys.exception())
+            self._told = True
+        else:
+            super().handleError(record)
+
+    def close(self) -> None:
+        """Close the file, where it is one of its own."""
+        super().close()
+        if self.stream is not sys.stderr:
+            self.stream.close()
+
+
 def _handler(path: Path | None) -> logging.Handler:
     if path is None:
         return logging.NullHandler()
     if str(path) == "-":
-        return logging.StreamHandler(sys.stderr)
+        return _AccessLog(sys.stderr)
     try:
-        return logging.FileHandler(path, encoding="utf-8")
+        return _AccessLog(path.open("a", encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot write the access log '{path}': {error.strerror}") from error
 
@@ -180,11 +204,29 @@ def server_of(service: Service, repository: Repository) -> uvicorn.Server:
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
     )
+    _check_tls(settings)
+    config.load()
+    return uvicorn.Server(config)
+
+
+def _check_tls(settings: Listen) -> None:
+    """Raise `UserError` unless the certificate and its key can be used as they are."""
+    certificate, key = settings.tls_certificate, settings.tls_key
+    if certificate is None or key is None:
+        return
+
+    def password() -> str:
+        # Without this, OpenSSL would ask on the terminal.
+        raise UserError(
+            f"the private key '{key}' is encrypted",
+            hint="nobody is asked for its password here: give a key without one, "
+            "as 'openssl pkey -in KEY -out PLAIN' writes it",
+        )
+
     try:
-        config.load()
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password)
     except OSError as error:
         raise UserError(
-            f"'{settings.tls_certificate}' and '{settings.tls_key}' cannot be used for TLS: {error}",
+            f"'{certificate}' and '{key}' cannot be used for TLS: {error}",
             hint="--tls-cert takes a PEM certificate (chain), --tls-key the PEM private key that belongs to it",
         ) from error
-    return uvicorn.Server(config)

@@ -114,7 +114,11 @@ def test_ready_soon_on_loopback_with_token_and_access_log(start, tiny, bundles, 
     refused = client.get("/v2/models/colors")
     assert (refused.status, refused.headers["www-authenticate"]) == (401, "Bearer")
     assert client.get("/v2/models/colors", authorization="Bearer wrong").status == 401
+    assert client.get("/v2/models/colors", authorization="Basic s3cret").status == 401
     assert client.get("/v2/models/other", authorization="Bearer s3cret").json["versions"] == ["7"]
+    # the scheme's case is the client's choice
+    assert client.get("/v2/models/other", authorization="bearer  s3cret").status == 200
+    assert client.get("/nothing", authorization="BEARER s3cret").status == 404
     answer = client.picture(tiny.picture(tiny.scene()), authorization="Bearer s3cret", x_request_id="logged-1")
     assert answer.status == 200
     code, text = server.stop()
@@ -125,6 +129,20 @@ def test_ready_soon_on_loopback_with_token_and_access_log(start, tiny, bundles, 
     entry = next(line for line in lines if line["id"] == "logged-1")
     assert (entry["status"], entry["model"], entry["version"]) == (200, "colors", "1")
     assert {"ms", "bytes_in", "bytes_out", "queue_ms", "network_ms", "client", "time"} <= set(entry)
+    reasons = [(line["status"], line["reason"]) for line in lines if line["status"] != 200]
+    assert reasons == [(401, "token")] * 3 + [(404, "unknown")]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+def test_access_log_on_a_full_disk_is_told_once_and_serving_goes_on(start, bundles, tiny):
+    server = start(bundles["seg"], "--access-log", "/dev/full")
+    client = tiny.Client(server.url)
+    assert [client.get("/v2").status for _ in range(5)] == [200] * 5
+    code, text = server.stop()
+    assert code == 0, text
+    assert text.count("cannot write the access log") == 1, text
+    assert "No space left on device" in text
+    assert "Traceback" not in text
 
 
 def test_tls(start, bundles, tmp_path):
@@ -151,6 +169,29 @@ def test_wrong_tls_files_are_told_before_the_announcement(bundles, tmp_path, cap
     told = capsys.readouterr()
     assert "cannot be used for TLS" in told.err
     assert "https://" not in told.out
+
+
+def test_encrypted_tls_key_is_told_instead_of_asked_for(bundles, tmp_path):
+    trustme = pytest.importorskip("trustme", reason="trustme is not installed")
+    from cryptography.hazmat.primitives import serialization
+
+    made = trustme.CA().issue_cert("127.0.0.1")
+    made.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    key = serialization.load_pem_private_key(made.private_key_pem.bytes(), None)
+    encrypted = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"s3cret"),
+    )
+    (tmp_path / "key.pem").write_bytes(encrypted)
+    files = ("--tls-cert", tmp_path / "cert.pem", "--tls-key", tmp_path / "key.pem")
+    command = [sys.executable, "-m", "mscsa_deploy", "serve", "--port", "0", bundles["seg"], *files]
+    told = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert told.returncode == 2
+    assert "key.pem' is encrypted" in told.stderr
+    assert "pass phrase" not in told.stderr + told.stdout
 
 
 def test_stopping_right_after_the_announcement_is_heard(start, bundles):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from mscsa_deploy.runner import load
 from mscsa_deploy.serving.datatypes import to_binary
+from mscsa_deploy.serving.refusal import Refusal
 
 SHAPE = [1, 3, 64, 64]
 
@@ -261,6 +263,43 @@ def test_unknown_path_or_method_is_told(client, method, path, status):
     answer = client(method, path, b"{}" if method == "POST" else None)
     assert answer.status == status
     assert answer.error
+
+
+@pytest.mark.parametrize("path", ["/v2/models/colors/", "/v2/health/live/", "/metrics/", "/v2/models/colors/infer/"])
+def test_slash_too_many_is_told_instead_of_led_elsewhere(client, path):
+    answer = client("POST" if "infer" in path else "GET", path)
+    assert answer.status == 404
+    assert f"there is nothing at '{path}'" in answer.error
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "reason"),
+    [
+        ("GET", "/nothing", {}, "unknown"),
+        ("GET", "/v2/models/none", {}, "unknown"),
+        ("DELETE", "/v2", {}, "method"),
+        ("POST", "/v2/models/colors/infer", {}, "invalid"),
+        ("POST", "/v2/models/colors/infer", {"x_timeout_ms": "soon"}, "invalid"),
+        ("POST", "/v2/models/colors/picture", {"content_type": "text/html"}, "type"),
+        ("POST", "/v2/models/colors/picture", {"content_encoding": "gzip"}, "type"),
+        ("POST", "/v2/models/colors/picture?answer=poem", {}, "invalid"),
+    ],
+)
+def test_every_refusal_is_counted_with_its_reason(client, method, path, headers, reason):
+    def count():
+        text = client.get("/metrics").body.decode()
+        return {name: float(value) for name, value in re.findall(r'refused_total{reason="(\w+)"} (\S+)', text)}
+
+    before = count()
+    assert client(method, path, **headers).status >= 400
+    after = count()
+    assert {name for name in after if after[name] != before.get(name, 0.0)} == {reason}
+
+
+@pytest.mark.parametrize(("status", "reason"), [(418, "invalid"), (505, "failed"), (503, "overload"), (431, "head")])
+def test_refusal_has_a_reason_whatever_its_status(status, reason):
+    assert Refusal(status, "no").reason == reason
+    assert Refusal(status, "no", reason="other").reason == "other"
 
 
 def test_unknown_model_offers_the_nearest_name(client):
