@@ -74,18 +74,18 @@ class Gate:
             await answer(refusal, tracked_send)
         except asyncio.CancelledError:
             # The time to stop in is over.
-            refusal = Refusal(503, "the server stops before the answer is there", retry_after=1, reason="stopping")
-            visit.reason = refusal.reason
+            stopping = Refusal(503, "the server stops before the answer is there", retry_after=1, reason="stopping")
+            visit.reason = stopping.reason
             if visit.status == 0:
-                await answer(refusal, tracked_send)
+                await answer(stopping, tracked_send)
         except Exception:
             # The process edge: anything unforeseen is a bug of ours, costs one answer and leaves its traceback.
             LOG.exception("request %s failed", visit.id.decode())
             message = f"the server failed; its log has the details of request {visit.id.decode()}"
-            refusal = Refusal(500, message, reason="bug")
-            visit.reason = refusal.reason
+            bug = Refusal(500, message, reason="bug")
+            visit.reason = bug.reason
             if visit.status == 0:
-                await answer(refusal, tracked_send)
+                await answer(bug, tracked_send)
         finally:
             self._metrics.in_flight -= 1
             self._record(scope, visit)
