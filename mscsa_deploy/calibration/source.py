@@ -11,7 +11,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
-from mscsa_deploy.core.files import sha256_file
+from mscsa_deploy.core.artifact import model_digest
 from mscsa_deploy.core.tensors import TensorSpec
 from mscsa_deploy.errors import StageError, UserError
 
@@ -41,7 +41,7 @@ class Source:
 
     Args:
         path: The file it was read from.
-        sha256: Of that file.
+        sha256: Its `model_digest`.
         model: The protobuf; opset at least 13.
         inputs: Its inputs (initializers left out), static.
         outputs: Its outputs; -1 where the file does not say.
@@ -90,7 +90,7 @@ def open_source(path: Path, *, opset: int = PER_CHANNEL_OPSET) -> Source:
     _name_nodes(model)
     model = onnx.shape_inference.infer_shapes(model)
     outputs = tuple(_spec(value) for value in model.graph.output)
-    return Source(path, sha256_file(path), model, inputs, outputs, notes)
+    return Source(path, model_digest(path), model, inputs, outputs, notes)
 
 
 def opset_of(model: onnx.ModelProto) -> int:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mscsa_deploy.core.files import sha256_file
 from mscsa_deploy.core.tensors import TensorSpec
+
+# How an ONNX file says where a tensor's data lies: the entry "location" of TensorProto.external_data (a string map,
+# field 1 the key, field 2 the value, its length a varint). Read as bytes, since this layer does without onnx.
+_LOCATION = re.compile(rb"\x0a\x08location\x12([\x80-\xff]?[\x00-\x7f])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +40,7 @@ class Artifact:
 
     Args:
         path: Where it lies.
-        sha256: Of its content.
+        sha256: Of its content; for an ONNX file also of the weights that lie beside it, see `model_digest`.
         kind: ``"torch"`` (safetensors with a model header), ``"onnx"``, ``"openvino"`` (the .xml; weights
             in the .bin beside it) or ``"engine"`` (a TensorRT plan).
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``: what the file stores, not what a runtime executes.
@@ -62,4 +69,33 @@ class Artifact:
         made_by: MadeBy,
     ) -> Artifact:
         """The record of the file that now lies at `path`, hashed here."""
-        return cls(path, sha256_file(path), kind, precision, inputs, outputs, made_by)
+        return cls(path, model_digest(path), kind, precision, inputs, outputs, made_by)
+
+
+def model_digest(path: Path) -> str:
+    """A hash that changes with anything a model computes, as 64 hexadecimal digits.
+
+    That of the file itself, but for an ONNX file whose weights lie in files beside it: those are hashed with it.
+    """
+    found = sha256_file(path)
+    if path.suffix == ".onnx" and (beside := sorted(set(_external_files(path)))):
+        lines = [found, *(f"{file.relative_to(path.parent).as_posix()} {sha256_file(file)}" for file in beside)]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return found
+
+
+def _external_files(path: Path) -> Iterator[Path]:
+    """The files with weights that the ONNX file at `path` names, if they exist below its directory."""
+    data = path.read_bytes()
+    for entry in _LOCATION.finditer(data):
+        size = sum((byte & 0x7F) << (7 * place) for place, byte in enumerate(entry[1]))
+        name = data[entry.end() : entry.end() + size]
+        # What merely looks like an entry names no file.
+        if b"\0" in name or b".." in name.split(b"/"):
+            continue
+        try:
+            file = path.parent / name.decode()
+            if not name.startswith(b"/") and file.is_file():
+                yield file
+        except (OSError, UnicodeDecodeError):
+            continue

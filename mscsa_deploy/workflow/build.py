@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mscsa_deploy.core.artifact import Artifact, MadeBy
+from mscsa_deploy.core.artifact import Artifact, MadeBy, model_digest
 from mscsa_deploy.core.config import to_json
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.report import PLAIN_EXPORT
@@ -215,7 +215,6 @@ def quantize_cached(model: Path, samples: Samples, recipe: CalibrationRecipe, pr
     """The INT8 file of `model` by `recipe`, from the cache when the same was made before."""
     from mscsa_deploy.calibration.provenance import tool_versions
     from mscsa_deploy.calibration.quantizer import Quantized, quantize
-    from mscsa_deploy.core.files import sha256_file
 
     name = "model.int8.xml" if recipe.engine == "nncf" else "model.int8.onnx"
     recipe = recipe.of_the_file()
@@ -227,7 +226,7 @@ def quantize_cached(model: Path, samples: Samples, recipe: CalibrationRecipe, pr
         return replace(made, artifact=relative(made.artifact, folder), ranges=None)
 
     tools = tool_versions("onnx", "onnxruntime", "numpy", "pillow", "nncf", "openvino")
-    parts = {"model": sha256_file(model), "samples": used.key, "recipe": to_json(recipe).decode(), "tools": tools}
+    parts = {"model": model_digest(model), "samples": used.key, "recipe": to_json(recipe).decode(), "tools": tools}
     folder, made = cached("quantize", parts, Quantized, make)
     return replace(made, artifact=located(made.artifact, folder))
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mscsa_deploy.core.artifact import Artifact, MadeBy
+from mscsa_deploy.core.artifact import Artifact, MadeBy, model_digest
 from mscsa_deploy.core.config import read_toml
 from mscsa_deploy.core.environment import has_isa, isa_flags, package_versions
 from mscsa_deploy.core.progress import Progress
@@ -191,14 +191,13 @@ def _artifact(adopted: Adopted, path: Path, stage: str) -> Artifact:
 
 def _kept(adopted: Adopted, path: Path) -> Artifact:
     """The adopted model as a file of the cache."""
-    from mscsa_deploy.core.files import sha256_file
     from mscsa_deploy.graphs.check import to_bytes
 
     def make(folder: Path) -> Artifact:
         (folder / path.name).write_bytes(to_bytes(adopted.model))
         return relative(_artifact(adopted, folder / path.name, "adopt"), folder)
 
-    parts = {"onnx": sha256_file(path), "tools": package_versions(("onnx", "onnx-ir"))}
+    parts = {"onnx": model_digest(path), "tools": package_versions(("onnx", "onnx-ir"))}
     folder, made = cached("adopt", parts, Artifact, make)
     return located(made, folder)
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 
+from mscsa_deploy.calibration.recipe import read_recipe
+from mscsa_deploy.calibration.samples import from_arrays
 from mscsa_deploy.core.files import sha256_file
 from mscsa_deploy.errors import UserError
 from mscsa_deploy.runtimes.onnxruntime import OnnxRuntime
 from mscsa_deploy.runtimes.profile import read_profile
 from mscsa_deploy.runtimes.protocol import Capabilities
+from mscsa_deploy.workflow.build import quantize_cached
 from mscsa_deploy.workflow.opening import open_subject
 from mscsa_deploy.workflow.subject import SubjectRequest
 
@@ -20,6 +24,15 @@ g (float[1,3,64,96] x) => (float[1,4,32,48] y) <float[4,3,2,2] w = {WEIGHTS}> { 
 CLASSES = """
 <ir_version: 8, opset_import: ["" : 18]>
 g (float[1,3,64,96] x) => (int64[1,64,96] y) { y = ArgMax <axis = 1, keepdims = 0> (x) }
+"""
+
+LOGITS = """
+<ir_version: 6, opset_import: ["" : OPSET]>
+g (float[1,3,32,32] x) => (float[1,4] y) {
+  c = Conv <strides = [2, 2]> (x, w)
+  p = GlobalAveragePool (c)
+  y = Flatten (p)
+}
 """
 
 
@@ -83,3 +96,30 @@ def test_what_cannot_run_here_says_why(opened, monkeypatch):
     assert [(each.status, each.reason) for each in subject.variants] == [
         ("not run", "onnxruntime is not installed; pip install onnxruntime")
     ]
+
+
+@pytest.mark.parametrize("opset", [11, 18], ids=["adopted", "as it is"])
+def test_int8_is_made_anew_when_only_the_weights_beside_the_file_change(opset, tmp_path, monkeypatch):
+    monkeypatch.setenv("MSCSA_DEPLOY_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "preprocess.toml").write_text("height = 32\nwidth = 32\n")
+    generator = np.random.default_rng(0)
+    model = onnx.parser.parse_model(LOGITS.replace("OPSET", str(opset)))
+    weights = generator.standard_normal((4, 3, 3, 3)).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    path, data = tmp_path / "net.onnx", tmp_path / "net.data"
+    onnx.save(model, str(path), save_as_external_data=True, location=data.name, size_threshold=0)
+    samples = from_arrays("x", list(generator.standard_normal((2, 1, 3, 32, 32)).astype(np.float32)), input_name="x")
+
+    def int8():
+        ask = SubjectRequest(task="cls", preprocess=tmp_path / "preprocess.toml")
+        subject = open_subject(str(path), ask, read_profile("generic_x86"), lambda *_: None, rewrite=True)
+        source = subject.float_for("onnxruntime").artifact
+        made = quantize_cached(source.path, samples, read_recipe("int8_onnxruntime_portable"))
+        return source.sha256, made.artifact.path.read_bytes()
+
+    first, before = int8(), path.read_bytes()
+    assert int8() == first
+    data.write_bytes(weights[::-1].tobytes())
+    assert path.read_bytes() == before
+    again = int8()
+    assert all(one != other for one, other in zip(first, again, strict=True))
