@@ -167,7 +167,9 @@ def without_zero_label(mask: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]
     return np.where(unlabeled, UNLABELED, mask - np.minimum(mask, 1)).astype(mask.dtype)
 
 
-def open_dataset(place: str | Path, task: Task, *, labels: Sequence[str] | None = None) -> Dataset:
+def open_dataset(
+    place: str | Path, task: Task, *, labels: Sequence[str] | None = None, classes: int | None = None
+) -> Dataset:
     """The image set at `place`.
 
     Args:
@@ -175,6 +177,7 @@ def open_dataset(place: str | Path, task: Task, *, labels: Sequence[str] | None 
             (``image,label`` or ``image,mask``), or a TOML file: of a composed set, or one that names folders.
         task: ``"cls"`` or ``"seg"``: which targets to look for. A composed set has none for ``"cls"``.
         labels: The model's class names; class folders and labels of these names get their ids.
+        classes: How many classes the model has, if it is judged by class folders or labels.
 
     Raises:
         UserError: There is nothing there, no picture in it, a target is missing or wrong, or more than 1 % of the
@@ -184,17 +187,17 @@ def open_dataset(place: str | Path, task: Task, *, labels: Sequence[str] | None 
     if not path.exists():
         raise UserError(f"there is no image set at '{place}'", hint="name a folder, a CSV list or a scene set")
     if path.suffix == ".toml":
-        return _described(path, task, labels)
+        return _described(path, task, labels, classes)
     if path.is_dir():
-        samples, found = folder_samples(path, task, labels)
+        samples, found = folder_samples(path, task, labels, classes)
     elif path.suffix.lower() == ".csv":
-        samples, found = list_samples(path, task, labels)
+        samples, found = list_samples(path, task, labels, classes)
     else:
         raise UserError(f"'{place}' is no image set", hint="name a folder, a CSV list or a scene set")
     return _readable(FileDataset(str(path), samples, found))
 
 
-def _described(path: Path, task: Task, labels: Sequence[str] | None) -> Dataset:
+def _described(path: Path, task: Task, labels: Sequence[str] | None, classes: int | None) -> Dataset:
     """What a TOML file describes: composed scenes, or pictures and masks in folders of any name."""
     folders = read_folders(path)
     if folders is None:
@@ -202,7 +205,7 @@ def _described(path: Path, task: Task, labels: Sequence[str] | None) -> Dataset:
     if task == "seg":
         samples, found = mask_samples(folders.images, folders.masks), None
     else:
-        samples, found = folder_samples(folders.images, task, labels)
+        samples, found = folder_samples(folders.images, task, labels, classes)
     return _readable(FileDataset(str(path), samples, found, reduce_zero_label=folders.reduce_zero_label))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from mscsa_deploy.errors import UserError, unknown_name
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 Found = tuple[tuple["Sample", ...], tuple[str, ...] | None]
+_NUMBER = re.compile(r"[+-]?\s*\d*\.?\d+([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +78,18 @@ def pictures_in(folder: Path) -> list[Path]:
     )
 
 
-def folder_samples(folder: Path, task: Task, labels: Sequence[str] | None) -> Found:
-    """Samples of a folder, and the class names that its layout gives.
+def folder_samples(folder: Path, task: Task, labels: Sequence[str] | None, classes: int | None = None) -> Found:
+    """Samples of a folder, and the class names that its layout gives; `labels` and `classes` as for `class_ids`.
 
     Raises:
         UserError: A mask is missing, pictures lie both in class folders and beside them, or a class folder does
-            not fit `labels`.
+            not fit `labels` or `classes`.
     """
     if task == "seg":
         return _segmentation_folder(folder), None
-    classes = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
-    classes = [entry for entry in classes if pictures_in(entry)]
-    if not classes or (len(classes) == 1 and classes[0].name == "images"):
+    folders = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+    folders = [entry for entry in folders if pictures_in(entry)]
+    if not folders or (len(folders) == 1 and folders[0].name == "images"):
         return tuple(Sample(path) for path in pictures_in(folder)), None
     loose = [path for path in pictures_in(folder) if path.parent == folder]
     if loose:
@@ -95,9 +97,9 @@ def folder_samples(folder: Path, task: Task, labels: Sequence[str] | None) -> Fo
             f"'{folder}' has class folders and loose pictures ('{loose[0].name}')",
             hint="put every picture into the folder of its class, or all of them into one folder",
         )
-    names = [entry.name for entry in classes]
-    ids = class_ids(names, labels, where=str(folder))
-    samples = [Sample(path, label=ids[entry.name]) for entry in classes for path in pictures_in(entry)]
+    names = [entry.name for entry in folders]
+    ids = class_ids(names, labels, classes, where=str(folder))
+    samples = [Sample(path, label=ids[entry.name]) for entry in folders for path in pictures_in(entry)]
     return tuple(samples), tuple(labels) if labels else tuple(names)
 
 
@@ -129,8 +131,10 @@ def mask_samples(images: Path, masks: Path | None) -> tuple[Sample, ...]:
     return tuple(Sample(path, mask=mask) for path, mask in pairs)
 
 
-def list_samples(path: Path, task: Task, labels: Sequence[str] | None) -> Found:
+def list_samples(path: Path, task: Task, labels: Sequence[str] | None, classes: int | None = None) -> Found:
     """Samples of a CSV list with the columns ``image,label`` or ``image,mask``; paths are relative to the list.
+
+    `labels` and `classes` are as for `class_ids`. Spaces around a cell, and capitals in the header, mean nothing.
 
     Raises:
         UserError: The header, a path or a label is wrong, with the line.
@@ -146,7 +150,7 @@ def list_samples(path: Path, task: Task, labels: Sequence[str] | None) -> Found:
     if task == "seg":
         return tuple(Sample(path.parent / row["image"], mask=path.parent / row["mask"]) for _, row in rows), None
     names = sorted({row["label"] for _, row in rows})
-    ids = class_ids(names, labels, where=str(path))
+    ids = class_ids(names, labels, classes, where=str(path))
     found = None if all(name.isdecimal() for name in names) else tuple(labels or names)
     return tuple(Sample(path.parent / row["image"], label=ids[row["label"]]) for _, row in rows), found
 
@@ -155,32 +159,57 @@ def _rows(path: Path, wanted: str) -> Iterator[tuple[int, dict[str, str]]]:
     """(line number, row) of each row; columns other than the picture and the wanted target are dropped."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            if "image" not in (reader.fieldnames or ()):
+            reader = csv.DictReader(stream, skipinitialspace=True)
+            header = reader.fieldnames or []
+            reader.fieldnames = [name.strip().lower() for name in header]
+            if "image" not in reader.fieldnames:
                 raise UserError(
-                    f"'{path}' starts with the columns {reader.fieldnames or []}, expected 'image,{wanted}'",
+                    f"'{path}' starts with the columns {header}, expected 'image,{wanted}'",
                     hint="the first line of a list names its columns",
                 )
             for row in reader:
-                kept = {key: row[key] for key in ("image", wanted) if key in row}
+                kept = {key: (row[key] or "").strip() for key in ("image", wanted) if key in row}
                 if not all(kept.values()):
                     raise UserError(f"'{path}' line {reader.line_num}: expected '{','.join(kept)}', a value is missing")
-                yield reader.line_num, {key: str(value) for key, value in kept.items()}
+                yield reader.line_num, kept
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"'{path}' is not a UTF-8 CSV list: {error}") from error
 
 
-def class_ids(names: Sequence[str], labels: Sequence[str] | None, *, where: str) -> dict[str, int]:
+def class_ids(
+    names: Sequence[str], labels: Sequence[str] | None, classes: int | None = None, *, where: str
+) -> dict[str, int]:
     """The class id of each name: its place among `labels`, itself if all are numbers, else its place in order.
 
+    Args:
+        names: Of class folders, or the labels of a list.
+        labels: The model's class names, if known.
+        classes: How many classes the model tells apart, if it is to be judged by these names: without `labels`, names
+            stand for ids only where there is one for each class.
+        where: The set, for messages.
+
     Raises:
-        UserError: `labels` are given and a name is none of them.
+        UserError: `labels` are given and a name is none of them, a name is a number that is no class id, or names
+            cannot tell the ids.
     """
     if all(name.isdecimal() for name in names):
         return {name: int(name) for name in names}
+    for name in names:
+        if not name.isdecimal() and name not in (labels or ()) and _NUMBER.fullmatch(name):
+            raise UserError(
+                f"'{where}': the label '{name}' is no class id, expected a whole number from 0 or a class name",
+                hint="leave pictures without a label out of the set",
+            )
     if labels is None:
+        if classes is not None and len(names) != classes:
+            some = ", ".join(f"'{name}'" for name in sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
+            raise UserError(
+                f"'{where}' names {len(names)} classes ({some}), the model has {classes} and does not say their names: "
+                "which is which is not known",
+                hint=f"give class ids, 0 to {classes - 1}, in place of the names",
+            )
         return {name: place for place, name in enumerate(sorted(names))}
     for name in names:
         if name not in labels:

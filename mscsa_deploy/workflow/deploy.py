@@ -139,7 +139,9 @@ def _open_images(job: _Job) -> None:
         places["evaluation"] = request.evaluation
         limits = {"calibration": request.calibration_images, "evaluation": request.evaluation_images}
         for name, place in places.items():
-            dataset = open_images(place, prepared.task, prepared.classes, prepared.labels)
+            # Nothing is scored on calibration pictures, whatever classes they are of.
+            judged = () if name == "calibration" else (prepared.classes, prepared.labels)
+            dataset = open_images(place, prepared.task, *judged)
             job.images[name] = ImageSet(dataset, prepared.preprocess, prepared.task, prepared.classes, limits.get(name))
         refuse_overlap(*(images.dataset for images in job.images.values()))
         quoted = job.images["evaluation"]

@@ -49,7 +49,7 @@ def open_images(place: str | Path, task: Task, classes: int | None = None, label
             f"there are no images at '{place}'",
             hint=f"name a folder, a CSV list, or a shipped set ({', '.join(SHIPPED_SETS)})",
         )
-    dataset = open_dataset(path, task, labels=labels or None)
+    dataset = open_dataset(path, task, labels=labels or None, classes=classes)
     if shipped and classes is not None and len(dataset.labels or ()) != classes:
         log.warning("the shipped set '%s' has no labels for this model: answers are compared, not scored", place)
         return PicturesOnly(dataset)

@@ -112,6 +112,48 @@ def test_list_with_numbers_keeps_them(class_folders):
     assert [open_dataset(class_folders / "list.csv", "cls").load(index)[1] for index in range(2)] == [41, 3]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("image,label\ndog/0.png, 2\ncat/0.png , 3 \n", id="cells"),
+        pytest.param("image, label\ndog/0.png, 2\ncat/0.png, 3\n", id="header"),
+        pytest.param('Image , Label\n dog/0.png, "2"\ncat/0.png,3\n', id="capitals-and-quotes"),
+    ],
+)
+def test_spaces_in_a_list_do_not_turn_class_ids_into_names(class_folders, text):
+    (class_folders / "list.csv").write_text(text)
+    dataset = open_dataset(class_folders / "list.csv", "cls", classes=4)
+    assert [dataset.load(index)[1] for index in range(len(dataset))] == [2, 3]
+    assert dataset.labels is None
+
+
+@pytest.mark.parametrize("label", ["-1", "1.0", "+2", "- 1"])
+def test_a_number_that_is_no_class_id_is_refused(class_folders, label):
+    (class_folders / "list.csv").write_text(f"image,label\ndog/0.png,{label}\ncat/0.png,0\n")
+    with pytest.raises(UserError, match=r"list\.csv': the label '[-+.\d ]+' is no class id"):
+        open_dataset(class_folders / "list.csv", "cls")
+
+
+def test_a_number_may_be_part_of_a_class_name_and_one_that_the_model_knows(class_folders):
+    (class_folders / "cat").rename(class_folders / "n01440764")
+    (class_folders / "dog").rename(class_folders / "-1")
+    dataset = open_dataset(class_folders, "cls", labels=("n01440764", "-1"))
+    assert {dataset.load(index)[1] for index in range(len(dataset))} == {0, 1}
+
+
+@pytest.mark.parametrize("form", ["folders", "list"])
+def test_names_tell_ids_of_a_model_without_labels_only_where_all_classes_are_there(class_folders, form):
+    place = class_folders
+    if form == "list":
+        place = class_folders / "list.csv"
+        place.write_text("image,label\ndog/0.png,dog\ncat/0.png,cat\n")
+    assert open_dataset(place, "cls", classes=2).load(0)[1] == (0 if form == "folders" else 1)
+    with pytest.raises(UserError, match=r"names 2 classes \('cat', 'dog'\), the model has 4 .*give class ids, 0 to 3"):
+        open_dataset(place, "cls", classes=4)
+    # Nothing is judged by them: no matter.
+    assert len(open_dataset(place, "cls")) == (4 if form == "folders" else 2)
+
+
 def test_list_with_masks_and_a_byte_order_mark(segmentation_folder):
     text = "image,mask\nimages/2.png,masks/2.png\n"
     (segmentation_folder / "list.csv").write_text(text, encoding="utf-8-sig")

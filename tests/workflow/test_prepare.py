@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -10,9 +11,11 @@ from PIL import Image
 
 from mscsa_deploy.errors import CheckpointError, UserError
 from mscsa_deploy.imaging.preprocess import Preprocess
+from mscsa_deploy.workflow.deploy import _open_images
 from mscsa_deploy.workflow.header import read_header, resized
 from mscsa_deploy.workflow.images import open_images
 from mscsa_deploy.workflow.prepare import ModelRequest, prepare
+from mscsa_deploy.workflow.stages import Stages
 
 torch = pytest.importorskip("torch")
 
@@ -187,6 +190,8 @@ def test_class_folders_get_the_ids_of_the_models_labels(tmp_path):
     assert [images.load(index)[1] for index in range(2)] == [1, 0]
     with pytest.raises(UserError, match="boot"):
         open_images(tmp_path, "cls", 2, ("trouser", "shoe"))
+    with pytest.raises(UserError, match=r"names 2 classes .*the model has 4"):
+        open_images(tmp_path, "cls", 4)
 
 
 def test_shipped_masks_only_score_models_of_their_classes(monkeypatch):
@@ -211,3 +216,15 @@ def test_the_head_of_an_own_checkpoint_says_how_many_classes_there_are(tmp_path)
                 model="topformer_t_mscsa", task="cls", checkpoint=tmp_path / "mine.safetensors", num_classes=11
             )
         )
+
+
+def test_deploy_takes_calibration_pictures_of_any_classes(tmp_path):
+    for number, name in enumerate(("calibration/boot", "validation", "evaluation")):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / name / "1.png")
+    places = {name: str(tmp_path / name) for name in ("calibration", "validation", "evaluation")}
+    request = SimpleNamespace(**places, calibration_images=None, evaluation_images=None)
+    prepared = SimpleNamespace(task="cls", classes=2, labels=("trouser", "shoe"), preprocess=None)
+    job = SimpleNamespace(request=request, prepared=prepared, stages=Stages(), images={})
+    _open_images(job)
+    assert {name: len(images) for name, images in job.images.items()} == dict.fromkeys(places, 1)
