@@ -229,8 +229,8 @@ def _open(bundle: Bundle, chosen: Candidate, threads: int, cache: Path | None) -
     settings = SessionSettings(
         threads=threads,
         precision=chosen.precision,
-        device=chosen.measured.device if chosen.measured else "cpu",
-        options=chosen.measured.options if chosen.measured else {},
+        device=chosen.device,
+        options=chosen.options,
         cache="" if cache is None else str(cache),
     )
     session = RUNTIMES.load(chosen.runtime)().load(bundle.file(chosen.entry.path), settings)

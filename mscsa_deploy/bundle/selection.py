@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +32,28 @@ class Candidate:
     measured: Measurement | None
 
     def __str__(self) -> str:
-        return f"{self.entry.path} on {self.runtime} in {self.precision}"
+        rest = f" with the rest in {self.rest}" if self.rest != "fp32" else ""
+        return f"{self.entry.path} on {self.runtime} in {self.precision}{rest}"
 
     @property
     def threads(self) -> int:
         """Compute threads it was measured with; 1 if it was not."""
         return self.measured.threads if self.measured else 1
+
+    @property
+    def device(self) -> str:
+        """What it was measured on; the processor if it was not."""
+        return self.measured.device if self.measured else "cpu"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The runtime's own settings it was measured with; none if it was not."""
+        return self.measured.options if self.measured else {}
+
+    @property
+    def rest(self) -> str:
+        """What the float remainder of an int8 file runs in."""
+        return str(self.options.get("float_precision", "fp32"))
 
 
 def select(
@@ -46,6 +63,7 @@ def select(
 
     What the bundle recommends is taken where this machine can run it, then whatever was fastest when the
     bundle was made, then FP32. Artefacts that require instructions which this processor lacks come last.
+    Of a file that was measured with several settings of its runtime, those count that are fastest and can run here.
 
     Args:
         bundle: A verified bundle.
@@ -90,8 +108,11 @@ def answering(chosen: Candidate, bundle: Bundle) -> Candidate | None:
     None where the bundle holds no such file, because it was not faster, or where this machine cannot run it.
     """
     for each in candidates(bundle.manifest):
-        alike = (each.runtime, each.precision) == (chosen.runtime, chosen.precision)
-        if alike and twin_of(each.entry, bundle.manifest) == chosen.entry and each.entry.inputs == chosen.entry.inputs:
+        if (
+            _alike(each, chosen)
+            and twin_of(each.entry, bundle.manifest) == chosen.entry
+            and each.entry.inputs == chosen.entry.inputs
+        ):
             runs = missing_isa(each.entry) == missing_isa(chosen.entry) and not _obstacle(each)
             return each if runs else None
     return None
@@ -103,20 +124,23 @@ def candidates(manifest: Manifest, *, values: bool = True) -> tuple[Candidate, .
     A network with its tail in the graph is shipped where that is faster, so it stands right before the same
     network without, or right behind it where `values` per class are wanted.
     """
-    found: dict[tuple[str, str, str], Candidate] = {}
+    found: dict[tuple[str, ...], Candidate] = {}
     for entry in manifest.artifacts:
         for measured in entry.measurements:
             told = measured.boundary == "core" or entry.postprocess.output == "classmap"
             if measured.status in ("ok", "built, not run") and told:
-                key = (entry.path, measured.runtime, measured.precision)
-                found.setdefault(key, Candidate(entry, measured.runtime, measured.precision, measured))
+                candidate = Candidate(entry, measured.runtime, measured.precision, measured)
+                found.setdefault(_way(candidate), candidate)
+        tried = {(candidate.runtime, candidate.precision) for candidate in found.values() if candidate.entry == entry}
         for name in entry.runtimes:
-            key = (entry.path, name, entry.precision)
-            found.setdefault(key, Candidate(entry, name, entry.precision, None))
+            if (name, entry.precision) not in tried:
+                candidate = Candidate(entry, name, entry.precision, None)
+                found[_way(candidate)] = candidate
 
     def rank(candidate: Candidate) -> tuple[Any, ...]:
         twin = twin_of(candidate.entry, manifest)
-        same = found.get((twin.path, candidate.runtime, candidate.precision)) if twin else None
+        alike = [other for other in found.values() if other.entry is twin and _alike(other, candidate)]
+        same = min(alike, key=lambda other: other.options != candidate.options, default=None)
         return (*_preference(same or candidate, manifest.recommended), (same is not None) == values)
 
     return tuple(sorted(found.values(), key=rank))
@@ -130,6 +154,18 @@ def missing_isa(entry: ArtifactEntry) -> tuple[str, ...]:
 
     present = isa_flags()
     return tuple(flag for flag in entry.requires if not has_isa(flag, present))
+
+
+def _way(candidate: Candidate) -> tuple[str, ...]:
+    """What tells one way to run a bundle from another."""
+    settings = json.dumps(candidate.options, sort_keys=True)
+    return (candidate.entry.path, candidate.runtime, candidate.precision, candidate.device, settings)
+
+
+def _alike(one: Candidate, other: Candidate) -> bool:
+    """Whether both compute the same way, whatever file they run."""
+    first, second = ((each.runtime, each.precision, each.device, each.rest) for each in (one, other))
+    return first == second
 
 
 def _preference(candidate: Candidate, choice: Choice | None) -> tuple[Any, ...]:
@@ -178,5 +214,6 @@ def _obstacle(candidate: Candidate) -> str:
         return f"{can.reason} ({can.how_to_install})" if can.how_to_install else can.reason
     if candidate.precision not in can.precisions:
         return f"it cannot execute {candidate.precision} here"
-    device = candidate.measured.device if candidate.measured else "cpu"
-    return "" if device in can.devices else f"there is no device '{device}' here"
+    if candidate.precision == "int8" and candidate.rest not in can.precisions:
+        return f"it cannot execute {candidate.rest} here, in which its float rest was measured"
+    return "" if candidate.device in can.devices else f"there is no device '{candidate.device}' here"

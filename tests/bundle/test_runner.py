@@ -11,7 +11,7 @@ import pytest
 
 from mscsa_deploy.bundle.archive import pack
 from mscsa_deploy.bundle.manifest import Choice, Postprocess, Tensor
-from mscsa_deploy.bundle.selection import candidates, twin_of
+from mscsa_deploy.bundle.selection import candidates, select, twin_of
 from mscsa_deploy.bundle.store import Bundle, write_bundle
 from mscsa_deploy.errors import SpecError, UnsupportedError, UserError
 from mscsa_deploy.runner import load
@@ -193,6 +193,79 @@ def test_candidates_order_is_recommended_measured_then_unmeasured(tiny):
         ("fp32.onnx", "fake"),
         ("int8.onnx", "fake"),
         ("fp32.onnx", "openvino"),
+    ]
+
+
+def quantized(tiny, bundle, measurements):
+    """The bundle with a file "int8" for OpenVINO that it recommends, and its FP32 file."""
+    bundle.file("int8.onnx").write_bytes(bundle.file("model.onnx").read_bytes())
+    entry = tiny.entry("int8.onnx", runtimes=("openvino",), precision="int8", measurements=measurements)
+    choice = Choice(artifact="int8.onnx", runtime="openvino", precision="int8")
+    manifest = msgspec.structs.replace(
+        bundle.manifest, artifacts=(*bundle.manifest.artifacts, entry), recommended=choice
+    )
+    return Bundle(bundle.root, manifest)
+
+
+@pytest.fixture
+def able(monkeypatch):
+    """Say what OpenVINO can execute."""
+    from mscsa_deploy.runtimes.openvino import OpenVino
+    from mscsa_deploy.runtimes.protocol import Capabilities
+
+    def says(*precisions):
+        can = Capabilities(True, "", "", "1", ("cpu",), precisions)
+        monkeypatch.setattr(OpenVino, "probe", lambda _: can)
+
+    return says
+
+
+def test_float_rest_that_cannot_run_here_is_passed_over(bundle, tiny, able):
+    rest = tiny.measurement("openvino", 0.5, precision="int8", options={"float_precision": "bf16"})
+    both = quantized(tiny, bundle, (rest,))
+    able("int8", "bf16", "fp32")
+    assert str(select(both)) == "int8.onnx on openvino in int8 with the rest in bf16"
+    able("int8", "fp32")
+    assert str(select(both)) == "model.onnx on openvino in fp32"
+    with pytest.raises(UnsupportedError, match="cannot execute bf16 here, in which its float rest was measured"):
+        select(both, precision="int8")
+
+
+@pytest.mark.parametrize("quicker", ["fp32", "bf16"])
+def test_file_measured_with_two_rests_runs_with_the_faster_that_can_run_here(bundle, tiny, able, quicker):
+    found = [
+        tiny.measurement("openvino", 0.5 if rest == quicker else 0.7, precision="int8", options=options)
+        for rest, options in (("fp32", {}), ("bf16", {"float_precision": "bf16"}))
+    ]
+    both = quantized(tiny, bundle, found)
+    able("int8", "bf16", "fp32")
+    assert [each.rest for each in candidates(both.manifest)[:2]] == [quicker, "fp32" if quicker == "bf16" else "bf16"]
+    assert (select(both).precision, select(both).rest) == ("int8", quicker)
+    able("int8", "fp32")
+    assert (select(both).precision, select(both).rest) == ("int8", "fp32")
+
+
+def test_class_map_file_computes_as_the_file_it_stands_beside(tiny):
+    logits, whole = (
+        tiny.entry(
+            path,
+            runtimes=("openvino",),
+            precision="int8",
+            measurements=[
+                tiny.measurement("openvino", p50, precision="int8", boundary=boundary, options=options)
+                for p50, options in ((3.0, {}), (2.0, {"float_precision": "bf16"}))
+            ],
+        )
+        for path, boundary in (("logits.onnx", "core"), ("classmap.onnx", "end_to_end"))
+    )
+    post = Postprocess.of("seg", "classmap", tensor="classmap")
+    whole = msgspec.structs.replace(whole, postprocess=post)
+    order = candidates(tiny.manifest_of([logits, whole]))
+    assert [(each.entry.path, each.rest) for each in order] == [
+        ("logits.onnx", "bf16"),
+        ("classmap.onnx", "bf16"),
+        ("logits.onnx", "fp32"),
+        ("classmap.onnx", "fp32"),
     ]
 
 
