@@ -19,12 +19,15 @@ UNREADABLE = (
     OSError,
     SyntaxError,
     ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
     EOFError,
     struct.error,
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
-"""What Pillow raises for files that are no whole pictures."""
+"""What Pillow raises for files that are no whole pictures, or whose EXIF data are damaged."""
 _WHITE = (255, 255, 255)
 _HINT = "use a whole JPEG, PNG, WebP, BMP, GIF or TIFF file"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 import sys
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
@@ -27,6 +28,7 @@ _SCRATCH_BYTES = 128 << 10
 _REFERENCES_OF_ONE_ATTRIBUTE = 2
 """What `sys.getrefcount` counts for an object that one attribute holds: that, and its own argument."""
 _END_OF_HEAD = b"\r\n\r\n"
+_UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -48,6 +50,10 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
         self._http.connection_lost(exc)
+
+    def eof_received(self) -> bool:
+        """The client sends no more; whether it is still to get its answer."""
+        return self._http.finish()
 
     def pause_writing(self) -> None:
         """The client takes less than it is sent."""
@@ -73,13 +79,15 @@ class Connection(asyncio.BufferedProtocol):
         # The parser gets the head alone where the body is one that is received whole.
         end = self._bytes.find(_END_OF_HEAD, 0, nbytes) + len(_END_OF_HEAD) if http.before_head else 0
         if len(_END_OF_HEAD) <= end < nbytes:
-            http.data_received(bytes(data[:end]))
+            http.data_received(without_upgrade(bytes(data[:end])))
             data = data[end:]
             if http.missing is not None and len(data) <= len(http.missing):
                 http.missing[: len(data)] = data
                 http.body_received(len(data))
                 return
-        http.data_received(bytes(data))
+            http.data_received(bytes(data))
+            return
+        http.data_received(without_upgrade(bytes(data)) if end == nbytes else bytes(data))
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -123,6 +131,23 @@ class GuardedProtocol(HttpToolsProtocol):
             self.parser = httptools.HttpRequestParser(self)
             self.on_message_complete()
 
+    def finish(self) -> bool:
+        """End the connection after the request that is being answered, whose body is whole; False if there is none."""
+        cycle = self.cycle
+        # TLS has no half-closed connections.
+        if self.scheme == "https" or cycle is None or cycle.response_complete or cycle.more_body:
+            return False
+        cycle.keep_alive = False
+        return True
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Only a further request stops the time that an answered connection may stay open, not the last one's rest."""
+        if self._in_head or self.transport.is_closing():
+            super()._unset_keepalive_if_required()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: offers to upgrade are passed over or refused before."""
+
     def data_received(self, data: bytes) -> None:
         """Count what comes before the end of the head."""
         if self._in_head:
@@ -155,6 +180,11 @@ class GuardedProtocol(HttpToolsProtocol):
         """The head is whole."""
         self._stop_timer()
         self._in_head = False
+        if self.parser.should_upgrade():
+            # The parser takes nothing that follows for a body.
+            why = "this server goes on in no other protocol: send no CONNECT, and no header 'Upgrade'"
+            self._refuse(Refusal(400, why))
+            return
         super().on_headers_complete()
         if self.scope["method"] == "POST":
             self.scope["state"][WRITE_WHOLE] = functools.partial(self.write_whole, self.cycle)
@@ -178,6 +208,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The next bytes belong to another head."""
+        if self.transport.is_closing():
+            return
         if self._whole is not None:
             self.cycle.scope["state"][WHOLE_BODY] = self._whole
             self._whole = self.missing = None
@@ -226,6 +258,14 @@ class GuardedProtocol(HttpToolsProtocol):
     def _give_up(self) -> None:
         self._head_timer = None
         self.transport.close()
+
+
+def without_upgrade(head: bytes) -> bytes:
+    """`head` without an offer to go on in another protocol, which may be passed over (RFC 9110, 7.8).
+
+    The parser would end the request where the other protocol was to begin, before its body.
+    """
+    return _UPGRADE.sub(b"\r\nx-upgrade:", head)
 
 
 def _raw(refusal: Refusal) -> bytes:

@@ -38,6 +38,10 @@ DATATYPES = MappingProxyType(
 _NAMES = MappingProxyType({dtype: name for name, dtype in DATATYPES.items()})
 _LENGTH = struct.Struct("<I")
 MAX_RANK = 8
+MAX_SIZE = 2**31 - 1
+_MOST_JSON_BYTES = 64
+"""What one number takes in JSON at most, with generous white space; so much more is not looked at."""
+_FIXED_JSON_BYTES = 4096
 
 
 def datatype_of(dtype: str) -> str:
@@ -49,10 +53,15 @@ def check_shape(name: str, shape: Sequence[int]) -> int:
     """The number of elements of `shape`.
 
     Raises:
-        Refusal: A size is below 1, or there are more axes than any tensor here has.
+        Refusal: A size is below 1 or beyond 32 bits, or there are more axes than any tensor here has.
     """
+    if any(abs(size) > MAX_SIZE for size in shape):
+        # Not named: numbers of thousands of digits have no text.
+        raise Refusal(400, f"input '{name}' has a shape with a size beyond {MAX_SIZE}")
     if not 1 <= len(shape) <= MAX_RANK or min(shape) < 1:
-        raise Refusal(400, f"input '{name}' has shape {list(shape)}, expected 1 to {MAX_RANK} axes of at least 1")
+        raise Refusal(
+            400, f"input '{name}' has shape {list(shape[:MAX_RANK])}, expected 1 to {MAX_RANK} axes of at least 1"
+        )
     return math.prod(shape)
 
 
@@ -84,6 +93,7 @@ def from_json(name: str, datatype: str, shape: Sequence[int], data: msgspec.Raw)
     """
     count = check_shape(name, shape)
     kind: Any = str if datatype == "BYTES" else _json_kind(_dtype(name, datatype))
+    _check_length(name, data, shape, text=kind is str)
     values = _flat(name, data, kind)
     if len(values) != count:
         raise Refusal(400, f"input '{name}' holds {len(values)} values, expected {count} for shape {list(shape)}")
@@ -132,6 +142,18 @@ def _dtype(name: str, datatype: str) -> np.dtype[Any]:
 
 def _json_kind(dtype: np.dtype[Any]) -> type:
     return {"b": bool, "f": float}.get(dtype.kind, int)
+
+
+def _check_length(name: str, data: msgspec.Raw, shape: Sequence[int], *, text: bool) -> None:
+    """Raise `Refusal` for JSON that cannot be a tensor of `shape`, before its values are made: they take much more."""
+    view, count = memoryview(data), math.prod(shape)
+    if not text and view.nbytes > _MOST_JSON_BYTES * count + _FIXED_JSON_BYTES:
+        raise Refusal(
+            400,
+            f"the data of input '{name}' has {view.nbytes} bytes, far more than {count} values of {list(shape)} take",
+        )
+    if bytes(view).count(b"[") > MAX_RANK * count + _FIXED_JSON_BYTES:
+        raise Refusal(400, f"the data of input '{name}' holds more lists than shape {list(shape)} has")
 
 
 def _flat(name: str, data: msgspec.Raw, kind: type) -> list[Any]:

@@ -6,6 +6,7 @@ A body is JSON, or JSON of ``Inference-Header-Content-Length`` bytes followed by
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 HEADER_LENGTH = "inference-header-content-length"
 MAX_NAME = 256
+MAX_TIMEOUT_US = 2**63 - 1
 _UNKNOWN_SIZES = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
 
 
@@ -97,8 +99,8 @@ def read_request(body: bytes | bytearray, header_length: int | None) -> Inferenc
     if len(outputs) != len(message.outputs):
         raise Refusal(400, "the request asks for an output twice")
     timeout = message.parameters.get("timeout", 0)
-    if not isinstance(timeout, int) or isinstance(timeout, bool) or timeout < 0:
-        raise Refusal(400, "the parameter 'timeout' is a number of microseconds, 0 or more")
+    if not isinstance(timeout, int) or isinstance(timeout, bool) or not 0 <= timeout <= MAX_TIMEOUT_US:
+        raise Refusal(400, "the parameter 'timeout' is a number of microseconds, 0 or more, in 64 bits")
     return Inference(message.id, tensors, outputs, binary, timeout)
 
 
@@ -165,10 +167,10 @@ def _tensors(inputs: Sequence[InputMessage], tail: memoryview) -> dict[str, Arra
         if memoryview(item.data).nbytes:
             raise Refusal(400, f"input '{name}' has both data and binary_data_size, expected one of them")
         if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= tail.nbytes - place:
+            possible = isinstance(size, int) and abs(size) <= sys.maxsize
+            declared, left = size if possible else "an impossible number of", tail.nbytes - place
             raise Refusal(
-                400,
-                f"input '{name}' declares {str(size)[:32]} bytes of binary data, but {tail.nbytes - place} are left "
-                "in the body",
+                400, f"input '{name}' declares {declared} bytes of binary data, but {left} are left in the body"
             )
         tensors[name] = from_binary(name, item.datatype, item.shape, tail[place : place + size])
         place += size

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,6 +102,15 @@ def test_first_frame_of_an_animation_is_used():
 def test_what_is_no_picture_is_a_user_error(data):
     with pytest.raises(UserError, match="not a readable picture"):
         decode(data)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize("name", ["exif.jpg", "exif.webp", "strips.tiff"])
+def test_damage_that_pillow_trips_over_is_a_user_error(name):
+    # Pillow raises a TypeError for each of them, which is no word on a picture.
+    path = Path(__file__).parent / "damaged" / name
+    with pytest.raises(UserError, match="not a readable picture"):
+        decode(path)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])

@@ -1,5 +1,6 @@
 """How bodies arrive: in pieces, one after the other, too late, after their refusal, longer than is received whole."""
 
+import contextlib
 import http.client
 import json
 import socket
@@ -100,6 +101,82 @@ def test_body_longer_than_is_received_whole(connection, tiny):
     assert status == 200
     assert len(np.unique(class_map(body, image))) > 1
     assert connection.recv(1) == b""
+
+
+def with_upgrade(data):
+    """The request as clients send it that would rather go on in HTTP/2."""
+    return data.replace(
+        b"\r\nhost: x\r\n", b"\r\nhost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n", 1
+    )
+
+
+@pytest.mark.parametrize("side", [120, 800], ids=["whole", "in pieces"])
+@pytest.mark.parametrize("apart", [False, True])
+def test_offer_of_another_protocol_is_passed_over(connection, side, apart):
+    image = np.zeros((side, side, 3), np.uint8)
+    image[:, : side // 2, 0] = image[:, side // 2 :, 1] = 255
+    data, _ = request(image)
+    connection.sendall(data)
+    expected = read(connection)
+    offered = with_upgrade(data)
+    head = offered.index(b"\r\n\r\n") + 4
+    for piece in (offered[:head], offered[head:]) if apart else (offered,):
+        connection.sendall(piece)
+        time.sleep(0.02)
+    assert expected[0] == 200
+    assert read(connection) == expected
+
+
+def test_offer_of_another_protocol_in_a_head_that_comes_in_pieces_is_refused(connection, tiny):
+    # What the parser leaves of such a request has no body: the last one's must not stand in for it.
+    data, _ = request(tiny.scene())
+    connection.sendall(data)
+    assert read(connection)[0] == 200
+    offered = with_upgrade(data)
+    connection.sendall(offered[:30])
+    time.sleep(0.02)
+    connection.sendall(offered[30 : offered.index(b"\r\n\r\n") + 4])
+    status, body = read(connection)
+    assert status == 400
+    assert "Upgrade" in json.loads(body)["error"]
+    assert connection.recv(1) == b""
+
+
+def test_client_that_has_sent_all_it_will_gets_its_answer(connection, tiny):
+    connection.sendall(request(tiny.scene())[0])
+    connection.shutdown(socket.SHUT_WR)
+    assert read(connection)[0] == 200
+    assert connection.recv(1) == b""
+
+
+def test_client_that_ends_inside_a_body_is_let_go(connection, tiny):
+    connection.sendall(request(tiny.scene())[0][:-1])
+    connection.shutdown(socket.SHUT_WR)
+    assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    ("head", "piece"),
+    [
+        ("POST /v2/models/unknown/infer HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
+        ("POST /v2/models/unknown/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 2000000\r\n\r\n", b"a"),
+        ("POST /v2/models/unknown/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 200000\r\n\r\n", b"a"),
+        ("GET /v2 HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
+    ],
+    ids=["chunked", "long", "short", "GET"],
+)
+def test_rest_of_an_answered_request_holds_no_connection_open(bundles, serve, head, piece):
+    with serve(bundles["seg"], limits=Limits(header_seconds=1)) as client:
+        host, port = client.place.split(":")
+        with socket.create_connection((host, int(port)), timeout=SECONDS) as connection:
+            connection.sendall(head.encode())
+            assert read(connection)[0] in (200, 404)
+            end = time.monotonic() + SECONDS
+            with contextlib.suppress(ConnectionError):
+                while time.monotonic() < end:
+                    connection.sendall(piece)
+                    time.sleep(0.1)
+            assert time.monotonic() < end
 
 
 class Exactly:
