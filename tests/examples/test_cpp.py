@@ -125,9 +125,11 @@ def test_bundle_of_class_maps_alone_gives_the_same_answers(program, bundle, tmp_
         mobile=None,
     )
     write_bundle(whole, msgspec.structs.replace(manifest, artifacts=(maps,), recommended=None))
+    # Not in the precision that the bundle may recommend.
+    plain = with_manifest(bundle, tmp_path / "plain", (("recommended",), None))
     found = []
-    for place, name in ((bundle, "model.onnx"), (whole, "maps.onnx")):
-        artifact = ("--artifact", name) if place == bundle else ()
+    for place, name in ((plain, "model.onnx"), (whole, "maps.onnx")):
+        artifact = ("--artifact", name) if place == plain else ()
         done = program(runtime, place, PICTURE, "--classes", tmp_path / "map.npy", *artifact)
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1].startswith(name)
@@ -150,20 +152,100 @@ def test_rotated_photo_is_seen_upright(program, bundle, tmp_path):
     assert np.load(tmp_path / "map.npy").shape == decode(tmp_path / "turned.jpg").shape[:2] == (300, 200)
 
 
+def with_manifest(bundle, place, *changes):
+    """A bundle in `place` whose manifest differs at each path of `changes`; the model and golden pair are the same."""
+    place.mkdir()
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    for path, value in changes:
+        *parents, last = path
+        inner = manifest
+        for key in parents:
+            inner = inner[key]
+        inner[last] = value
+    for name in ("model.onnx", "golden"):
+        (place / name).symlink_to(bundle / name)
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    return place
+
+
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("path", "value", "message"),
     [
-        pytest.param({"schema_version": 2}, "schema version 2, this program reads up to 1", id="newer"),
-        pytest.param({"artifacts": []}, "the bundle holds nothing for onnxruntime", id="nothing-to-run"),
-        pytest.param({"files": []}, "does not list", id="unlisted"),
+        pytest.param(("schema_version",), 2, "schema version 2, this program reads up to 1", id="newer"),
+        pytest.param(("schema_version",), 2**32 + 1, "schema version 4294967297, this program reads", id="wraps"),
+        pytest.param(("schema_version",), 1.9, "schema_version is 1.9, no whole number from 1 on", id="cut"),
+        pytest.param(("schema_version",), 0, "schema_version is 0, no whole number from 1 on", id="zero"),
+        pytest.param(("artifacts",), [], "the bundle holds nothing for onnxruntime", id="nothing-to-run"),
+        pytest.param(("files",), [], "does not list", id="unlisted"),
+        pytest.param(("preprocess", "interpolation"), "lanczos", 'interpolation is "lanczos"', id="filter"),
+        pytest.param(("preprocess", "mean"), [0, 0, 0, 0], "three numbers each", id="four-means"),
+        pytest.param(("preprocess", "std"), [0, 1, 1], "std above 0", id="std-zero"),
     ],
 )
-def test_bad_manifest_is_explained(program, bundle, tmp_path, change, message):
-    manifest = json.loads((bundle / "manifest.json").read_text()) | change
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    done = program("onnxruntime", tmp_path, PICTURE)
-    assert done.returncode == 2
+def test_bad_manifest_is_explained(program, bundle, tmp_path, path, value, message):  # noqa: PLR0917 - fixtures
+    done = program("onnxruntime", with_manifest(bundle, tmp_path / "bundle", (path, value)), PICTURE)
+    assert done.returncode == 2, done.stderr
     assert message in done.stderr
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        pytest.param(("preprocess", "height"), 256, "the preprocessing makes 1x3x256x512", id="fewer-rows"),
+        pytest.param(("preprocess", "height"), 32, "the preprocessing makes 1x3x32x512", id="few-rows"),
+        pytest.param(("preprocess", "height"), 2**32 + 512, "at most 65536 can be", id="height-wraps"),
+        pytest.param(("artifacts", 0, "inputs", 0, "shape"), [2, 3, 512, 512], "takes an input of 2x3x", id="two"),
+        pytest.param(("labels",), ["a"], "classes, but there are 1 labels", id="labels"),
+    ],
+)
+def test_manifest_that_contradicts_itself_is_refused(  # noqa: PLR0917 - fixtures
+    program, bundle, tmp_path, runtime, path, value, message
+):
+    """Before anything is read past its end."""
+    other = with_manifest(bundle, tmp_path / "bundle", (path, value))
+    for what in ("--check", PICTURE):
+        done = program(runtime, other, what, "--artifact", "model.onnx")
+        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_free_axes_and_a_short_golden_input(program, bundle, tmp_path, runtime):
+    free = with_manifest(bundle, tmp_path / "free", (("artifacts", 0, "inputs", 0, "shape"), [-1, 3, 512, 512]))
+    done = program(runtime, free, "--check", "--artifact", "model.onnx")
+    assert done.returncode == 0, done.stderr
+    output = json.loads((bundle / "manifest.json").read_text())["golden"]["output"]
+    short = with_manifest(bundle, tmp_path / "short", (("golden", "input"), output))
+    done = program(runtime, short, "--check", "--artifact", "model.onnx")
+    assert (done.returncode, "the network takes 3x512x512" in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.parametrize(("whole_ms", "half_ms", "asked"), [(2.0, 1.0, True), (1.0, 2.0, False)])
+def test_bf16_is_asked_for_where_it_was_the_fastest(  # noqa: PLR0917 - fixtures
+    program, bundle, tmp_path, whole_ms, half_ms, asked
+):
+    import openvino
+
+    rows = [
+        {"runtime": "openvino", "precision": "fp32", "status": "ok", "boundary": "core", "options": options}
+        | {"latency_ms": {"p50": latency}}
+        for latency, options in ((whole_ms, {}), (half_ms, {"float_precision": "bf16"}))
+    ]
+    changes = (("artifacts", 0, "measurements"), rows), (("recommended",), None)
+    done = program(
+        "openvino", with_manifest(bundle, tmp_path / "bundle", *changes), PICTURE, "--artifact", "model.onnx"
+    )
+    assert done.returncode == 0, done.stderr
+    here = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    assert ("on openvino in bf16," in done.stdout) == (asked and here)
+
+
+def test_command_line_is_explained(program, bundle):
+    done = program("openvino", "--help")
+    assert (done.returncode, done.stdout.startswith("usage: ")) == (0, True)
+    for threads in ("abc", "2x", "0", "-1", "1025", "99999999999", ""):
+        done = program("openvino", bundle, "--check", "--threads", threads)
+        assert (done.returncode, "--threads takes a whole number from 1 to 1024" in done.stderr) == (2, True), threads
 
 
 def test_changed_model_and_bad_picture_are_refused(program, bundle, tmp_path):

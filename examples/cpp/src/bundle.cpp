@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <tuple>
@@ -12,29 +13,63 @@ using nlohmann::json;
 
 namespace {
 
-constexpr int version = 1;
+constexpr std::uint64_t version = 1;
+constexpr std::uint64_t longest_side = 65536;
+
+/// A whole number from 1 on; a plain conversion would cut 1.9 and wrap 4294967297 to 1.
+std::uint64_t whole(const json& from, const char* name) {
+    const auto& value = from.at(name);
+    if (!value.is_number_unsigned() || value == 0)
+        throw UserError(std::string("the manifest's ") + name + " is " + value.dump() + ", no whole number from 1 on");
+    return value;
+}
+
+int side(const json& from, const char* name) {
+    const auto length = whole(from, name);
+    if (length > longest_side)
+        throw UserError(std::string("the manifest's ") + name + " is " + std::to_string(length) + ", at most " +
+                        std::to_string(longest_side) + " can be");
+    return static_cast<int>(length);
+}
+
+/// The value of `name`, which is `yes` (true) or `no`.
+bool either(const json& from, const char* name, const char* yes, const char* no) {
+    const auto& value = from.at(name);
+    if (value != yes && value != no)
+        throw UserError(std::string("the manifest's ") + name + " is " + value.dump() + "; this program knows " + yes +
+                        " and " + no);
+    return value == yes;
+}
 
 Preprocess preprocess_of(const json& from) {
     Preprocess spec;
-    spec.height = from.at("height");
-    spec.width = from.at("width");
-    spec.crop = from.at("resize") == "short_side_crop";
-    spec.short_side = spec.crop ? from.at("short_side").get<int>() : 0;
-    spec.bicubic = from.at("interpolation") == "bicubic";
+    spec.height = side(from, "height");
+    spec.width = side(from, "width");
+    spec.crop = either(from, "resize", "short_side_crop", "stretch");
+    spec.short_side = spec.crop ? side(from, "short_side") : 0;
+    spec.bicubic = either(from, "interpolation", "bicubic", "bilinear");
     spec.mean = from.at("mean");
     spec.std = from.at("std");
+    const bool three = from.at("mean").size() == spec.mean.size() && from.at("std").size() == spec.std.size();
+    if (!three || *std::min_element(spec.std.begin(), spec.std.end()) <= 0)
+        throw UserError("the manifest's mean and std have to be three numbers each, std above 0");
     return spec;
 }
 
-/// Whether every measurement on OpenVINO let bfloat16 compute what is not integer.
-bool rest_in_bf16(const json& measurements) {
-    bool any = false;
-    for (const auto& entry : measurements) {
+/// Whether the network was fastest on OpenVINO with bfloat16 for what is not integer.
+bool rest_in_bf16(const json& artifact) {
+    bool bf16 = false;
+    double least = std::numeric_limits<double>::infinity();
+    for (const auto& entry : artifact.at("measurements")) {
         if (entry.at("runtime") != "openvino" || entry.at("status") != "ok") continue;
-        if (entry.at("options").value("float_precision", "") != "bf16") return false;
-        any = true;
+        if (entry.at("precision") != artifact.at("precision")) continue;
+        if (entry.at("boundary") != "core" && artifact.at("postprocess").at("output") != "classmap") continue;
+        if (const auto& latency = entry.at("latency_ms"); !latency.is_null() && latency.at("p50") < least) {
+            least = latency.at("p50");
+            bf16 = entry.at("options").value("float_precision", "") == "bf16";
+        }
     }
-    return any;
+    return bf16;
 }
 
 Artifact artifact_of(const json& from) {
@@ -51,9 +86,16 @@ Artifact artifact_of(const json& from) {
     artifact.runtimes = from.at("runtimes").get<std::vector<std::string>>();
     artifact.requirements = from.at("requires").get<std::vector<std::string>>();
     artifact.output = post.at("output");
-    artifact.bf16 = rest_in_bf16(from.at("measurements"));
+    artifact.bf16 = rest_in_bf16(from);
     artifact.postprocess = {post.at("tensor"), post.at("upsample"), post.at("decide"), post.at("restore")};
     return artifact;
+}
+
+/// Free axes (-1) get the size of one picture.
+void fill_free_axes(std::vector<std::int64_t>& shape, const Preprocess& spec) {
+    const std::array<std::int64_t, 4> fed{1, 3, spec.height, spec.width};
+    for (std::size_t axis = 0; axis < std::min(shape.size(), fed.size()); ++axis)
+        if (shape[axis] == -1) shape[axis] = fed[axis];
 }
 
 Golden golden_of(const json& from) {
@@ -73,17 +115,30 @@ Bundle bundle_of(const json& from) {
     bundle.labels = from.at("labels").get<std::vector<std::string>>();
     bundle.palette = from.at("palette").get<std::vector<std::array<std::uint8_t, 3>>>();
     bundle.preprocess = preprocess_of(from.at("preprocess"));
-    for (const auto& entry : from.at("artifacts")) bundle.artifacts.push_back(artifact_of(entry));
+    for (const auto& entry : from.at("artifacts")) {
+        bundle.artifacts.push_back(artifact_of(entry));
+        fill_free_axes(bundle.artifacts.back().input_shape, bundle.preprocess);
+    }
     for (const auto& entry : from.at("files"))
         bundle.files[entry.at("path")] = {entry.at("sha256"), entry.at("size_bytes")};
     if (!from.at("golden").is_null()) bundle.golden = golden_of(from.at("golden"));
     if (const auto& choice = from.at("recommended"); !choice.is_null()) {
         bundle.recommended_artifact = choice.at("artifact");
         bundle.recommended_runtime = choice.at("runtime");
-        if (choice.at("precision") == "bf16")
+        if (bundle.recommended_runtime == "openvino" && choice.at("precision") == "bf16")
             for (auto& entry : bundle.artifacts) entry.bf16 = entry.bf16 || entry.path == bundle.recommended_artifact;
     }
     return bundle;
+}
+
+/// The runtimes read as many values as the shape says, and the preprocessing makes as many as its size says.
+void check_input(const Artifact& artifact, const Preprocess& spec) {
+    if (artifact.input_shape == std::vector<std::int64_t>{1, 3, spec.height, spec.width}) return;
+    std::string shape;
+    for (const auto axis : artifact.input_shape) shape += (shape.empty() ? "" : "x") + std::to_string(axis);
+    throw UserError("the manifest contradicts itself: '" + artifact.path + "' takes an input of " +
+                    (shape.empty() ? "no size" : shape) + ", the preprocessing makes 1x3x" +
+                    std::to_string(spec.height) + "x" + std::to_string(spec.width));
 }
 
 bool holds(const std::vector<std::string>& all, const std::string& one) {
@@ -106,8 +161,7 @@ Bundle read_bundle(const std::filesystem::path& root) {
         throw UserError("'" + root.string() + "' is no bundle directory: it has no manifest.json");
     try {
         const auto manifest = json::parse(read_file(path));
-        const int found = manifest.at("schema_version");
-        if (found > version)
+        if (const auto found = whole(manifest, "schema_version"); found > version)
             throw UserError("'" + path.string() + "' has schema version " + std::to_string(found) +
                             ", this program reads up to " + std::to_string(version));
         auto bundle = bundle_of(manifest);
@@ -146,5 +200,6 @@ const Artifact& Bundle::choose(const std::string& runtime, const std::vector<std
     if (best == nullptr)
         throw UserError((path.empty() ? "the bundle holds nothing for " + runtime : "'" + path + "' cannot run here") +
                         "; it holds: " + held);
+    check_input(*best, preprocess);
     return *best;
 }

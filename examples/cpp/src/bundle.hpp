@@ -34,7 +34,7 @@ struct Artifact {
     std::vector<std::string> runtimes, requirements;
     std::vector<std::int64_t> input_shape;
     Postprocess postprocess;
-    bool bf16{};  ///< Measured, or recommended, with bfloat16 for what is not integer; OpenVINO has to be asked for it.
+    bool bf16{};  ///< Fastest, or recommended, with bfloat16 for what is not integer; OpenVINO has to be asked for it.
 };
 
 struct Tolerance {

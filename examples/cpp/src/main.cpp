@@ -1,5 +1,6 @@
 // Answers for a picture, or checks this program against the bundle's golden pair. See README.md.
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -17,13 +18,26 @@ namespace {
 const char* const usage =
     "usage: segment-RUNTIME BUNDLE PICTURE [--classes MAP.npy] [--overlay PICTURE.png] [options]\n"
     "       segment-RUNTIME BUNDLE --check [options]\n"
-    "options: --artifact PATH (as the manifest names it)  --threads N  --library LIBRARY.so\n";
+    "options: --artifact PATH (as the manifest names it)  --threads N  --library LIBRARY.so\n"
+    "Exit status: 0 good, 2 something you can put right, 4 the runtime failed, 5 the check failed.\n";
+
+constexpr int most_threads = 1024;
 
 struct Options {
     std::string bundle, picture, artifact, library, classes, overlay;
     int threads = 1;
-    bool check = false;
+    bool check = false, help = false;
 };
+
+int threads_of(const std::string& text) {
+    int threads = 0;
+    const auto* end = text.data() + text.size();
+    const auto [rest, problem] = std::from_chars(text.data(), end, threads);
+    if (problem != std::errc{} || rest != end || threads < 1 || threads > most_threads)
+        throw UserError("--threads takes a whole number from 1 to " + std::to_string(most_threads) + ", not '" + text +
+                        "'");
+    return threads;
+}
 
 Options parse(int count, char** words) {
     Options options;
@@ -39,24 +53,39 @@ Options parse(int count, char** words) {
         else if (word == "--library") options.library = value();
         else if (word == "--classes") options.classes = value();
         else if (word == "--overlay") options.overlay = value();
-        else if (word == "--threads") options.threads = std::max(1, std::atoi(value().c_str()));
+        else if (word == "--threads") options.threads = threads_of(value());
+        else if (word == "--help" || word == "-h") options.help = true;
         else if (word.rfind("--", 0) == 0) throw UserError("unknown option " + word + "\n" + usage);
         else places.push_back(word);
     }
+    if (options.help) return options;
     if (places.size() != (options.check ? 1U : 2U)) throw UserError(usage);
     options.bundle = places[0];
     if (!options.check) options.picture = places[1];
     return options;
 }
 
+/// Whether the classes in the answer are those that the manifest has labels for.
+void check_classes(std::int64_t found, const Bundle& bundle, const Artifact& artifact) {
+    if (found != static_cast<std::int64_t>(bundle.labels.size()))
+        throw UserError("the manifest contradicts itself: '" + artifact.path + "' answers with " +
+                        std::to_string(found) + " classes, but there are " + std::to_string(bundle.labels.size()) +
+                        " labels");
+}
+
 /// The class map at the input's size.
 ClassMap classes_of(const Output& output, const Bundle& bundle, const Artifact& artifact) {
     const auto& post = artifact.postprocess;
-    if (post.decide == "none" && output.shape.size() == 3)
+    if (post.decide == "none" && output.shape.size() == 3) {
+        const auto most = std::max_element(output.data.begin(), output.data.end());
+        if (most != output.data.end() && *most >= static_cast<float>(bundle.labels.size()))
+            check_classes(static_cast<std::int64_t>(*most) + 1, bundle, artifact);
         return {static_cast<int>(output.shape[2]), static_cast<int>(output.shape[1]),
                 std::vector<std::uint16_t>(output.data.begin(), output.data.end())};
+    }
     if (post.decide != "argmax" || output.shape.size() != 4)
         throw UserError("'" + artifact.path + "' answers neither with values per class nor with a class map");
+    check_classes(output.shape[1], bundle, artifact);
     const bool small = post.upsample == "bilinear";
     return class_map(output, small ? bundle.preprocess.width : static_cast<int>(output.shape[3]),
                      small ? bundle.preprocess.height : static_cast<int>(output.shape[2]));
@@ -77,19 +106,26 @@ double percent_equal(const std::vector<std::uint16_t>& ours, const std::vector<V
     return 100.0 * static_cast<double>(equal) / static_cast<double>(ours.size());
 }
 
+std::string told(const Network& network) { return std::string(runtime_name) + (network.bf16() ? " in bf16" : ""); }
+
 int check(const Bundle& bundle, const Artifact& artifact, Network& network) {
     if (!bundle.golden) throw UserError("the bundle has no golden pair");
     const auto& golden = *bundle.golden;
-    const bool half = artifact.bf16 && artifact.precision == "fp32" && runtime_name == std::string("openvino");
-    const std::string precision = half ? "bf16" : artifact.precision;
+    const std::string precision = artifact.precision == "fp32" && network.bf16() ? "bf16" : artifact.precision;
     const auto limits = golden.tolerance.find(precision);
     if (limits == golden.tolerance.end()) throw UserError("the golden pair has no tolerance for " + precision);
     auto input = parse_npy<float>(bundle.read(golden.input), "<f4");
+    const auto& spec = bundle.preprocess;
+    // OpenVINO would read past the end of a shorter one.
+    if (input.size() != std::size_t{3} * spec.height * spec.width)
+        throw UserError("'" + golden.input + "' holds " + std::to_string(input.size()) +
+                        " values, the network takes 3x" + std::to_string(spec.height) + "x" + std::to_string(spec.width));
     // A graph that ends in a class map has no values to compare.
     const bool valued = artifact.output != "classmap";
     const auto expected = valued ? parse_npy<float>(bundle.read(golden.output), "<f4") : std::vector<float>{0, 1};
-    const auto prepared = to_input(decode(bundle.read(golden.picture), golden.picture), bundle.preprocess);
-    const auto& std = bundle.preprocess.std;
+    if (expected.empty()) throw UserError("'" + golden.output + "' holds no values");
+    const auto prepared = to_input(decode(bundle.read(golden.picture), golden.picture), spec);
+    const auto& std = spec.std;
     const double steps = std::round(255 * *std::max_element(std.begin(), std.end()) * farthest(prepared, input));
     const auto output = network.run(input);
     const auto [least, most] = std::minmax_element(expected.begin(), expected.end());
@@ -101,13 +137,14 @@ int check(const Bundle& bundle, const Artifact& artifact, Network& network) {
         agreement = bundle.labels.size() <= 256 ? percent_equal(ours, parse_npy<std::uint8_t>(content, "|u1"))
                                                 : percent_equal(ours, parse_npy<std::uint16_t>(content, "<u2"));
     } else {
+        check_classes(static_cast<std::int64_t>(output.data.size()), bundle, artifact);
         agreement = best_classes(output, false)[0].first == most - expected.begin() ? 100 : 0;
     }
     const auto& limit = limits->second;
     const bool passed = steps <= 1 && agreement >= limit.argmax_agreement &&
                         over_range <= limit.max_abs_over_range.value_or(std::numeric_limits<double>::infinity());
     std::printf("%s: %s on %s: input differs by %g of 255, output by %.2e of its range, %.4f %% of the decisions equal\n",
-                passed ? "passed" : "failed", artifact.path.c_str(), runtime_name, steps, over_range, agreement);
+                passed ? "passed" : "failed", artifact.path.c_str(), told(network).c_str(), steps, over_range, agreement);
     return passed ? 0 : 5;
 }
 
@@ -130,20 +167,21 @@ int predict(const Bundle& bundle, const Artifact& artifact, Network& network, co
     auto input = to_input(picture, bundle.preprocess);
     const auto output = network.run(input);
     if (bundle.task == "cls") {
+        check_classes(static_cast<std::int64_t>(output.data.size()), bundle, artifact);
         for (const auto& [id, share] : best_classes(output, artifact.postprocess.decide == "softmax"))
-            std::printf("%6.2f %%  %s\n", 100 * share, bundle.labels.at(id).c_str());
+            std::printf("%6.2f %%  %s\n", 100 * share, bundle.labels[id].c_str());
         return 0;
     }
     if (bundle.preprocess.crop) throw UserError("the bundle segments a crop, which cannot be laid over the picture");
     const auto classes = restore(classes_of(output, bundle, artifact), picture.width, picture.height);
     const std::chrono::duration<double, std::milli> spent = std::chrono::steady_clock::now() - begin;
     std::vector<std::size_t> counts(bundle.labels.size());
-    for (const auto id : classes.data) ++counts.at(id);
+    for (const auto id : classes.data) ++counts[id];
     for (std::size_t id = 0; id < counts.size(); ++id)
         if (1000 * counts[id] >= classes.data.size())
             std::printf("%6.2f %%  %s\n", 100.0 * double(counts[id]) / double(classes.data.size()),
                         bundle.labels[id].c_str());
-    std::printf("%s on %s, %.1f ms\n", artifact.path.c_str(), runtime_name, spent.count());
+    std::printf("%s on %s, %.1f ms\n", artifact.path.c_str(), told(network).c_str(), spent.count());
     if (!options.classes.empty()) write_npy(options.classes, classes.data, classes.height, classes.width);
     if (!options.overlay.empty()) write_png(options.overlay, overlay_of(picture, classes, bundle));
     return 0;
@@ -154,6 +192,10 @@ int predict(const Bundle& bundle, const Artifact& artifact, Network& network, co
 int main(int count, char** words) {
     try {
         const auto options = parse(count, words);
+        if (options.help) {
+            std::cout << usage;
+            return 0;
+        }
         const auto bundle = read_bundle(options.bundle);
         const auto& artifact = bundle.choose(runtime_name, loadable_kinds, options.artifact);
         if (!artifact.requirements.empty())

@@ -12,6 +12,8 @@ struct Network {
     virtual ~Network() = default;
     /// The output named in the artefact's `postprocess`, for an input of the artefact's shape.
     virtual Output run(std::vector<float>& input) = 0;
+    /// Whether bfloat16 computes what is not integer.
+    virtual bool bf16() const { return false; }
 };
 
 /// Name of the runtime in manifests.

@@ -1,4 +1,6 @@
 // OpenVINO, linked: headers, CMake files and libraries are all in its Python package.
+#include <algorithm>
+
 #include <openvino/openvino.hpp>
 
 #include "network.hpp"
@@ -18,8 +20,10 @@ Output output_of(const ov::Tensor& answer) {
 class OpenVino final : public Network {
 public:
     OpenVino(const std::string& path, const Artifact& artifact, int threads) : artifact_(artifact) {
+        const auto can = core_.get_property("CPU", ov::device::capabilities);
+        bf16_ = artifact.bf16 && std::find(can.begin(), can.end(), ov::device::capability::BF16) != can.end();
         // Always asked for: where the processor has bf16, OpenVINO would otherwise take that by itself.
-        const auto precision = artifact.bf16 ? ov::element::bf16 : ov::element::f32;
+        const auto precision = bf16_ ? ov::element::bf16 : ov::element::f32;
         auto compiled = core_.compile_model(path, "CPU", ov::inference_num_threads(threads),
                                             ov::hint::inference_precision(precision),
                                             ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY));
@@ -38,10 +42,13 @@ public:
         throw UserError("'" + artifact_.path + "' answers neither in float32 nor in class numbers");
     }
 
+    bool bf16() const override { return bf16_; }
+
 private:
     Artifact artifact_;
     ov::Core core_;
     ov::InferRequest request_;
+    bool bf16_{};
 };
 
 }  // namespace
