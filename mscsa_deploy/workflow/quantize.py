@@ -13,7 +13,7 @@ from mscsa_deploy.core.config import Record, to_json
 from mscsa_deploy.core.files import refuse_existing
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.report import Metric, ParityNumbers
-from mscsa_deploy.errors import UserError
+from mscsa_deploy.errors import UnsupportedError, UserError
 from mscsa_deploy.workflow.images import open_images, shipped_set
 from mscsa_deploy.workflow.opening import open_subject
 from mscsa_deploy.workflow.output import write_output
@@ -23,6 +23,7 @@ from mscsa_deploy.workflow.quantize_search import log_lines, search
 if TYPE_CHECKING:
     from mscsa_deploy.calibration.quantizer import Quantized
     from mscsa_deploy.calibration.recipe import CalibrationRecipe
+    from mscsa_deploy.core.environment import Environment
     from mscsa_deploy.runtimes.profile import DeviceProfile
     from mscsa_deploy.workflow.evaluate import Evaluation
 
@@ -104,6 +105,7 @@ def run_quantize(
 
     Raises:
         UserError: The model, images or recipe do not exist or do not fit.
+        UnsupportedError: A search is asked for a device that this machine is not.
         StageError: The quantizer failed.
     """
     from mscsa_deploy.core.environment import read_environment
@@ -112,6 +114,9 @@ def run_quantize(
     refuse_existing(out, force=force)
     environment = read_environment()
     profile = read_profile(request.device) if request.device else pick_profile(environment)[0]
+    by_recipe = request.recipe is not None or request.runtime == "tensorrt"
+    if not by_recipe:
+        _refuse_elsewhere(profile, environment)
     subject = open_subject(request.model, request, profile, progress, runtimes=(request.runtime,), rewrite=True)
     # The pictures that reports quote take no part in any choice, under whatever name they come.
     quoted = open_images(shipped_set("evaluation"), subject.task)
@@ -119,7 +124,7 @@ def run_quantize(
     with write_output(out, force=force) as work, tempfile.TemporaryDirectory(prefix="mscsa-deploy-") as folder:
         place = Path(folder)
         bench = open_bench(request, subject, profile, environment, place, apart_from=(quoted,), progress=progress)
-        if request.recipe is not None or request.runtime == "tensorrt":
+        if by_recipe:
             outcome, made = _by_recipe(base, bench)
         else:
             outcome, made = _by_search(base, bench)
@@ -130,6 +135,18 @@ def run_quantize(
             _write_recipe(outcome, work)
         (work / "quantize.json").write_bytes(to_json(outcome))
     return outcome, 0 if outcome.passed else 5
+
+
+def _refuse_elsewhere(profile: DeviceProfile, environment: Environment) -> None:
+    """Raise `UnsupportedError` if this machine is not of the class `profile`: what is fast there is not seen here."""
+    from mscsa_deploy.runtimes.profile import matching
+
+    if not matching(profile.match, environment):
+        raise UnsupportedError(
+            f"a search measures on the machine it runs on, and this one ({environment.arch}, {environment.cpu}) is not "
+            f"of the class '{profile.name}'",
+            hint="run quantize on such a device, or make the INT8 file without a search: --recipe NAME|FILE",
+        )
 
 
 def _write_recipe(outcome: QuantizeOutcome, work: Path) -> None:

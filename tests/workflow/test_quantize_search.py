@@ -1,6 +1,7 @@
 """`quantize` searching on a small network: real files and answers, scripted latencies."""
 
 import json
+import platform
 from types import SimpleNamespace
 
 import numpy as np
@@ -36,6 +37,9 @@ def model(write_foreign, tmp_path, monkeypatch):
     monkeypatch.setenv("MSCSA_DEPLOY_CACHE", str(tmp_path / "cache"))
     # Random weights decide by a hair: INT8 agrees on 98.6 % of their pixels.
     monkeypatch.setitem(USUAL_DROP, AGREEMENT, 4.0)
+    # Times are scripted, so that every machine may pass for one of the profile below.
+    monkeypatch.setattr("mscsa_deploy.core.environment._arch", lambda: "x86_64")
+    monkeypatch.setattr("mscsa_deploy.core.environment.isa_flags", lambda: ("avx2", "avx512f", "avx512_vnni"))
     told = write_foreign(NET, SHAPES, {"calibration": 10, "validation": 4})
     return [
         *("quantize", *told, "--for", "onnxruntime", "-q", "--json", "--device", "x86_avx512_vnni"),
@@ -134,6 +138,31 @@ def test_no_int8_faster_than_float_is_exit_5_with_the_way_out(model, clock, tmp_
     assert outcome["verdict"].startswith("INT8 is not faster than the best float artefact here: 9.90 ms")
     assert "ship the float file, run as onnxruntime fp32 (--recipe NAME makes an INT8 file" in outcome["verdict"]
     assert not any("value" in line for line in outcome["search"])
+
+
+@pytest.fixture
+def elsewhere(write_foreign, tmp_path, monkeypatch):
+    """`quantize` for a device of another processor than this machine's."""
+    monkeypatch.setenv("MSCSA_DEPLOY_CACHE", str(tmp_path / "cache"))
+    told = write_foreign(NET, SHAPES, {"calibration": 10, "validation": 4})
+    other = "generic_x86" if platform.machine() in ("aarch64", "arm64") else "arm64_cortex_a76"
+    places = ("--calibration", str(tmp_path / "calibration"), "--validation", str(tmp_path / "validation"))
+    return ["quantize", *told, "--for", "onnxruntime", "-q", "--json", "--device", other, *places]
+
+
+def test_a_search_for_another_machine_is_refused_before_any_work(elsewhere, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mscsa_deploy.workflow.quantize.open_subject", lambda *_, **__: pytest.fail("work was done"))
+    code, document = outcome_of(elsewhere, tmp_path / "out", capsys)
+    assert (code, document["error"]["kind"]) == (3, "unsupported")
+    assert f"is not of the class '{elsewhere[elsewhere.index('--device') + 1]}'" in document["error"]["message"]
+    assert "--recipe" in document["error"]["hint"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_makes_the_file_for_another_machine(elsewhere, tmp_path, capsys):
+    code, outcome = outcome_of([*elsewhere, "--recipe", "int8_onnxruntime_arm64"], tmp_path / "out", capsys)
+    assert code in (0, 5)  # Random weights decide by a hair.
+    assert outcome["profile"] == elsewhere[elsewhere.index("--device") + 1]
 
 
 def test_masks_of_another_set_of_classes_are_not_scored(model, tmp_path, capsys):
