@@ -150,7 +150,7 @@ def _check_length(name: str, data: msgspec.Raw, shape: Sequence[int], *, text: b
     if not text and view.nbytes > _MOST_JSON_BYTES * count + _FIXED_JSON_BYTES:
         raise Refusal(
             400,
-            f"the data of input '{name}' has {view.nbytes} bytes, far more than {count} values of {list(shape)} take",
+            f"the data of input '{name}' has {view.nbytes} bytes, more than {count} values can take",
         )
     if bytes(view).count(b"[") > MAX_RANK * count + _FIXED_JSON_BYTES:
         raise Refusal(400, f"the data of input '{name}' holds more lists than shape {list(shape)} has")

@@ -6,7 +6,6 @@ A body is JSON, or JSON of ``Inference-Header-Content-Length`` bytes followed by
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -167,8 +166,9 @@ def _tensors(inputs: Sequence[InputMessage], tail: memoryview) -> dict[str, Arra
         if memoryview(item.data).nbytes:
             raise Refusal(400, f"input '{name}' has both data and binary_data_size, expected one of them")
         if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= tail.nbytes - place:
-            possible = isinstance(size, int) and abs(size) <= sys.maxsize
-            declared, left = size if possible else "an impossible number of", tail.nbytes - place
+            # Numbers of thousands of digits have no text.
+            long = isinstance(size, int) and size.bit_length() > MAX_NAME
+            declared, left = "too many" if long else str(size)[:32], tail.nbytes - place
             raise Refusal(
                 400, f"input '{name}' declares {declared} bytes of binary data, but {left} are left in the body"
             )
