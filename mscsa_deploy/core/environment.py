@@ -11,7 +11,7 @@ import importlib.metadata
 import os
 import platform
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -151,6 +151,13 @@ def read_environment() -> Environment:
 def has_isa(wanted: str, flags: Collection[str]) -> bool:
     """Whether `flags` holds the extension `wanted`, or one of the family ``vnni``."""
     return wanted in flags or (wanted == "vnni" and not VNNI.isdisjoint(flags))
+
+
+def lacking_isa(wanted: Iterable[str]) -> tuple[str, ...]:
+    """Those of the extensions `wanted` that this processor lacks."""
+    asked = tuple(flag for flag in wanted if flag)
+    present = isa_flags() if asked else ()
+    return tuple(flag for flag in asked if not has_isa(flag, present))
 
 
 def isa_flags() -> tuple[str, ...]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mscsa_deploy.core.environment import lacking_isa
 from mscsa_deploy.core.files import sha256_file
 from mscsa_deploy.core.header_keys import TASK
 from mscsa_deploy.errors import UserError, unknown_name
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
     from mscsa_deploy.bundle.manifest import ArtifactEntry
     from mscsa_deploy.runtimes.protocol import Capabilities, SessionSettings
     from mscsa_deploy.workflow.prepare import ModelRequest
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +34,7 @@ class Contestant:
         precision: What it stores.
         sha256: Of the file.
         says: What it says about itself.
+        requires: Instruction sets without which it is slow or inexact.
         runtime: Name in `RUNTIMES`.
         arithmetic: What the runtime is asked to compute in.
         options: The runtime's own settings.
@@ -43,6 +49,7 @@ class Contestant:
     precision: str
     sha256: str
     says: Says
+    requires: tuple[str, ...] = ()
     runtime: str = ""
     arithmetic: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -98,6 +105,18 @@ def contestants(
     return tuple(_ways(_of_zoo(argument, request, work), runtimes))
 
 
+def warn_of_missing_isa(found: Sequence[Contestant]) -> None:
+    """Warn, once per file, where one is going to run without the instruction sets that it requires."""
+    for path in dict.fromkeys(each.path for each in found if each.status == "ok"):
+        file = next(each for each in found if each.path == path)
+        if missing := lacking_isa(file.requires):
+            logger.warning(
+                "'%s' requires %s, which this processor lacks: it may be slow or inexact",
+                file.label,
+                ", ".join(missing),
+            )
+
+
 def _runtimes(named: Sequence[str] | None) -> Iterator[str]:
     from mscsa_deploy.runtimes import OFFERED, RUNTIMES
 
@@ -107,8 +126,8 @@ def _runtimes(named: Sequence[str] | None) -> Iterator[str]:
 def _of_file(path: Path) -> Contestant:
     from mscsa_deploy.runtimes.protocol import KINDS
 
-    readers = {".onnx": _read_onnx, ".safetensors": _read_torch}
-    says, precision = readers[path.suffix](path) if path.suffix in readers else (Says(), _precision_of(path))
+    readers = {".onnx": _read_onnx, ".xml": _read_openvino, ".safetensors": _read_torch}
+    says, precision, requires = readers[path.suffix](path) if path.suffix in readers else (Says(), "fp32", ())
     return Contestant(
         label=path.name,
         path=path,
@@ -116,15 +135,22 @@ def _of_file(path: Path) -> Contestant:
         precision=precision,
         sha256=sha256_file(path),
         says=says,
+        requires=requires,
     )
 
 
-def _precision_of(path: Path) -> str:
-    """What an OpenVINO file stores, by the operators its .xml names."""
-    return "int8" if path.suffix == ".xml" and b'type="FakeQuantize"' in path.read_bytes() else "fp32"
+def _read_openvino(path: Path) -> tuple[Says, str, tuple[str, ...]]:
+    """What an OpenVINO file stores, by the operators its .xml names, and what INT8 of ours requires."""
+    from mscsa_deploy.calibration.provenance import REQUIRES
+
+    text = path.read_bytes()
+    told = re.search(rb'<%s value="([^"]*)"' % re.escape(REQUIRES).encode(), text)
+    requires = tuple(told[1].decode(errors="replace").split(",")) if told else ()
+    return Says(), "int8" if b'type="FakeQuantize"' in text else "fp32", requires
 
 
-def _read_onnx(path: Path) -> tuple[Says, str]:
+def _read_onnx(path: Path) -> tuple[Says, str, tuple[str, ...]]:
+    from mscsa_deploy.calibration.provenance import REQUIRES
     from mscsa_deploy.core.config import convert
     from mscsa_deploy.graphs.check import read_model
     from mscsa_deploy.graphs.foreign import stored_precision
@@ -133,13 +159,15 @@ def _read_onnx(path: Path) -> tuple[Says, str]:
 
     model = read_model(path)
     info, precision = info_of(model, source=str(path)), stored_precision(model)
+    told = model.metadata_props.get(REQUIRES, "")
+    requires = tuple(told.split(",")) if told else ()
     if info is None:
-        return Says(), precision
+        return Says(), precision, requires
     spec = convert(info.preprocess, Preprocess, source=str(path)) if info.preprocess else None
-    return Says(task=info.task, preprocess=spec, labels=info.labels), precision
+    return Says(task=info.task, preprocess=spec, labels=info.labels), precision, requires
 
 
-def _read_torch(path: Path) -> tuple[Says, str]:
+def _read_torch(path: Path) -> tuple[Says, str, tuple[str, ...]]:
     from mscsa_deploy.models.checkpoint import load_checkpoint
 
     metadata = load_checkpoint(path).metadata
@@ -148,7 +176,7 @@ def _read_torch(path: Path) -> tuple[Says, str]:
             f"'{path}' does not say which model it holds",
             hint="name the model or its recipe instead, and give the file with --checkpoint",
         )
-    return read_header(metadata, str(path)), "fp32"
+    return read_header(metadata, str(path)), "fp32", ()
 
 
 def _of_zoo(argument: str, request: ModelRequest, work: Path) -> Contestant:
@@ -195,6 +223,7 @@ def _of_bundle(path: Path, named: Sequence[str] | None) -> Iterator[Contestant]:
             precision=entry.precision,
             sha256=hashes[entry.path],
             says=Says(task=manifest.task, preprocess=manifest.preprocess, labels=manifest.labels),
+            requires=entry.requires,
         )
         for runtime, arithmetic, options in _entry_ways(entry):
             if runtime in _runtimes(named) and (named is None or runtime in named):

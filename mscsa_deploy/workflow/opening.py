@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mscsa_deploy.core.artifact import Artifact, MadeBy, model_digest
 from mscsa_deploy.core.config import read_toml
-from mscsa_deploy.core.environment import has_isa, isa_flags, package_versions
+from mscsa_deploy.core.environment import lacking_isa, package_versions
 from mscsa_deploy.core.progress import Progress
 from mscsa_deploy.core.tensors import TensorSpec
 from mscsa_deploy.workflow.cache import cached, located, relative
@@ -169,13 +169,11 @@ def _onnx(
     )
 
 
-def _missing_isa(adopted: Adopted) -> list[str]:
+def _missing_isa(adopted: Adopted) -> tuple[str, ...]:
     """The instruction sets that an INT8 file of ours requires and this processor lacks."""
     from mscsa_deploy.calibration.provenance import REQUIRES
 
-    present = isa_flags()
-    wanted = adopted.model.metadata_props.get(REQUIRES, "").split(",")
-    return [flag for flag in wanted if flag and not has_isa(flag, present)]
+    return lacking_isa(adopted.model.metadata_props.get(REQUIRES, "").split(","))
 
 
 def _artifact(adopted: Adopted, path: Path, stage: str) -> Artifact:

@@ -11,7 +11,7 @@ from mscsa_deploy.core.config import read_toml
 from mscsa_deploy.core.vocabulary import Task
 from mscsa_deploy.errors import UnsupportedError, UserError
 from mscsa_deploy.workflow.contest import Contest
-from mscsa_deploy.workflow.contestants import Contestant, contestants
+from mscsa_deploy.workflow.contestants import Contestant, contestants, warn_of_missing_isa
 from mscsa_deploy.workflow.verify_records import VerifyRequest
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def make_contest(
 ) -> Contest:
     """What is run, with the task and preprocessing that the user, the reference or a candidate says."""
     everyone = (reference, *others)
+    warn_of_missing_isa(everyone)
     said = (each.says.task for each in everyone if each.says.task)
     task: Task | None = request.source.task or next(said, None)
     if task is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,34 @@ def test_an_openvino_file_takes_part(cli, make, images, reference, tmp_path):
     (row,) = document["rows"]
     assert (row["runtime"], row["status"]) == ("openvino", "ok")
     assert row["size_bytes"] > (tmp_path / "model.xml").stat().st_size
+
+
+def test_a_file_that_requires_what_this_processor_lacks_is_warned_of_once(cli, make, bare, reference, tmp_path):
+    import onnx
+    import openvino
+
+    key = "mscsa_deploy_int8.requires"
+    graph, model = openvino.convert_model(reference), onnx.load(reference)
+    openvino.save_model(graph, tmp_path / "plain.xml", compress_to_fp16=False)
+    graph.set_rt_info("no_such_set,nor_this", ["mscsa_deploy", key])
+    openvino.save_model(graph, tmp_path / "one.xml", compress_to_fp16=False)
+    model.metadata_props.add(key=key, value="no_such_set")
+    onnx.save(model, tmp_path / "two.onnx")
+    files = [tmp_path / name for name in ("plain.xml", "one.xml", "two.onnx")]
+    told = cli("verify", reference, *files, "--images", bare, "--json").err
+    assert [line for line in told.splitlines() if "this processor lacks" in line] == [
+        "WARNING: 'one.xml' requires no_such_set, nor_this, which this processor lacks: it may be slow or inexact",
+        "WARNING: 'two.onnx' requires no_such_set, which this processor lacks: it may be slow or inexact",
+    ]
+
+
+def test_a_bundles_file_is_warned_of_as_a_bare_one_is(cli, make, bare, reference, tmp_path):
+    bundle = make.bundle(tmp_path / "bundle")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["artifacts"][0]["requires"] = ["no_such_set"]
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    told = cli("verify", reference, bundle, "--images", bare, "--json").err
+    assert told.count("'model.onnx' requires no_such_set, which this processor lacks") == 1
 
 
 def test_files_of_one_name_are_told_apart(cli, make, images, reference, tmp_path):
