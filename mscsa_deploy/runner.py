@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from mscsa_deploy.bundle.consistency import check_session
 from mscsa_deploy.bundle.selection import Candidate, answering, missing_isa, select
 from mscsa_deploy.bundle.store import Bundle, read_bundle
-from mscsa_deploy.errors import StageError, UserError
+from mscsa_deploy.errors import SpecError, StageError, UserError
 from mscsa_deploy.imaging.classmap import best_classes, class_map, resize_nearest
 from mscsa_deploy.imaging.decode import decode
 from mscsa_deploy.imaging.preprocess import check_image, model_input
@@ -196,6 +197,7 @@ def load(
 
     Raises:
         UserError: It is no bundle, a file of it was changed, or a name is unknown.
+        SpecError: The file has other inputs or outputs than the bundle says.
         UnsupportedError: Nothing in it can run here; the message says what there is and what is missing.
     """
     opened = bundle if isinstance(bundle, Bundle) else read_bundle(Path(bundle))
@@ -234,6 +236,11 @@ def _open(bundle: Bundle, chosen: Candidate, threads: int, cache: Path | None) -
         cache="" if cache is None else str(cache),
     )
     session = RUNTIMES.load(chosen.runtime)().load(bundle.file(chosen.entry.path), settings)
+    try:
+        check_session(session, chosen.entry)
+    except SpecError:
+        session.close()
+        raise
     return Runner(bundle, chosen, threads, session)
 
 

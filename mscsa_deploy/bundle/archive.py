@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mscsa_deploy.bundle.integrity import (
     MAX_MANIFEST_BYTES,
     check_name,
+    fold,
     parse_manifest,
     read_manifest,
     verify,
@@ -20,7 +21,7 @@ from mscsa_deploy.core.files import MANIFEST, output_directory, output_file
 from mscsa_deploy.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 MAX_FILES = 10_000
@@ -94,10 +95,10 @@ def unpack(path: Path, directory: Path, *, force: bool = False) -> Manifest:
             with output_directory(directory, force=force) as work:
                 for name, member in members.items():
                     _extract(archive, member, work / name, limit=listed[name], source=path)
-                verify(work, read_manifest(work / MANIFEST))
+                verify(work, manifest, source=path)
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror or error}") from error
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, UnicodeDecodeError) as error:
         raise UserError(
             f"'{path}' is not a valid bundle zip: {error}",
             hint="name a bundle directory or zip; fetch a damaged zip again",
@@ -117,9 +118,10 @@ def _checked_members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.
     folded: set[str] = set()
     for info in infos:
         check_name(info.orig_filename.removesuffix("/"), source=str(path))
-        if info.filename.casefold() in folded:
+        folded_name = fold(info.filename.removesuffix("/"))
+        if folded_name in folded:
             raise UserError(f"'{path}' holds '{info.filename}' twice")
-        folded.add(info.filename.casefold())
+        folded.add(folded_name)
         _check_kind(info, path)
         if not info.is_dir():
             members[info.filename] = info
@@ -151,9 +153,19 @@ def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, *,
     """Write one member, stopping as soon as it is longer than the manifest says, whatever its header claims."""
     target.parent.mkdir(parents=True, exist_ok=True)
     written = 0
-    with archive.open(member) as stream, target.open("xb") as out:
-        while chunk := stream.read(_CHUNK_BYTES):
+    with target.open("xb") as out:
+        for chunk in _chunks(archive, member, source):
             written += len(chunk)
             if written > limit:
                 raise UserError(f"'{member.filename}' in '{source}' is longer than its manifest says")
             out.write(chunk)
+
+
+def _chunks(archive: zipfile.ZipFile, member: zipfile.ZipInfo, source: Path) -> Iterator[bytes]:
+    """The content of one member; what fails here is the zip's fault, not the disk's that it is unpacked to."""
+    try:
+        with archive.open(member) as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                yield chunk
+    except OSError as error:
+        raise UserError(f"cannot read '{member.filename}' in '{source}': {error.strerror or error}") from error

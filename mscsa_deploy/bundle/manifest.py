@@ -6,7 +6,7 @@ key means a new version.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -246,7 +246,7 @@ class Manifest(Config, frozen=True, kw_only=True):
         data: The image sets and their sizes.
     """
 
-    schema_version: int = VERSION
+    schema_version: Annotated[int, msgspec.Meta(ge=1)] = VERSION
     model: BundleModel
     task: Task
     labels: tuple[str, ...]

@@ -87,7 +87,22 @@ def test_read_bundle_zip_is_unpacked_into_the_cache_once(bundle, packed, tmp_pat
 
 @pytest.mark.parametrize(
     "name",
-    ["../evil", "a/../../evil", "/evil", "..\\evil", "C:\\evil", "C:evil", "a//b", "./a", "a/./b", "x\n", "dot./a", ""],
+    [
+        "../evil",
+        "a/../../evil",
+        "/evil",
+        "..\\evil",
+        "C:\\evil",
+        "C:evil",
+        "a//b",
+        "./a",
+        "a/./b",
+        "x\n",
+        "dot./a",
+        "",
+        "a\x7fb",
+        "gpj\u202eexe",
+    ],
 )
 def test_unpack_unsafe_name_refused(packed, tmp_path, name):
     refused(rewritten(packed, tmp_path / "x.zip", extra=[(zipfile.ZipInfo(name), b"x")]), tmp_path, "unsafe file name")
@@ -99,6 +114,45 @@ def test_unpack_name_with_hidden_tail_refused(packed, tmp_path):
     path = rewritten(packed, tmp_path / "x.zip", extra=[("aXb", b"x")])
     path.write_bytes(path.read_bytes().replace(b"aXb", b"a\0b"))
     refused(path, tmp_path, "unsafe file name")
+
+
+@pytest.mark.parametrize("header", ["PK\x01\x02", "PK\x03\x04"], ids=["directory", "before the file"])
+def test_unpack_name_that_is_not_the_utf8_it_claims_refused(packed, tmp_path, header):
+    content = bytearray(packed.read_bytes())
+    place = content.rindex(header.encode())
+    flags, name = (8, 46) if header == "PK\x01\x02" else (6, 30)
+    content[place + flags + 1] |= 8
+    content[place + name] = 0xFF
+    (tmp_path / "x.zip").write_bytes(bytes(content))
+    refused(tmp_path / "x.zip", tmp_path, "not a valid bundle zip: 'utf-8' codec")
+
+
+def test_unpack_long_name_refused(packed, tmp_path):
+    refused(rewritten(packed, tmp_path / "x.zip", extra=[("n" * 256, b"x")]), tmp_path, "too long")
+
+
+def test_unpack_file_in_place_of_a_folder_refused(packed, tmp_path):
+    def listed(name, data):
+        if name != "manifest.json":
+            return data
+        plain = json.loads(data)
+        plain["files"] += [{**plain["files"][0], "path": path} for path in ("a", "a/b")]
+        return json.dumps(plain).encode()
+
+    path = rewritten(packed, tmp_path / "x.zip", listed, extra=[("a", b"x"), ("a/b", b"x")])
+    refused(path, tmp_path, "'a' as a file and as a folder")
+
+
+def test_unpack_name_and_folder_alike_refused(packed, tmp_path):
+    refused(rewritten(packed, tmp_path / "x.zip", extra=[("readme.md/", b"")]), tmp_path, "twice")
+
+
+def test_unpack_damaged_place_of_a_file_refused(packed, tmp_path):
+    content = bytearray(packed.read_bytes())
+    place = content.rindex(b"PK\x01\x02")
+    content[place + 42 : place + 46] = struct.pack("<I", len(content) + 1000)
+    (tmp_path / "x.zip").write_bytes(bytes(content))
+    refused(tmp_path / "x.zip", tmp_path, "not a valid bundle zip")
 
 
 def test_unpack_link_refused(packed, tmp_path):
@@ -120,12 +174,12 @@ def test_unpack_unlisted_file_refused(packed, tmp_path):
 
 def test_unpack_missing_file_refused(packed, tmp_path):
     path = rewritten(packed, tmp_path / "x.zip", lambda name, data: None if name == "model.onnx" else data)
-    refused(path, tmp_path, "'model.onnx' is missing")
+    refused(path, tmp_path, f"'model.onnx' is missing from the bundle '{path}'")
 
 
 def test_unpack_changed_file_refused(packed, tmp_path):
     path = rewritten(packed, tmp_path / "x.zip", lambda name, data: data[::-1] if name == "README.md" else data)
-    refused(path, tmp_path, "sha256 differs")
+    refused(path, tmp_path, f"of the bundle '{path}' is not .* \\(sha256 differs\\)")
 
 
 def test_unpack_longer_file_than_listed_stops_early(packed, tmp_path):

@@ -315,6 +315,35 @@ def test_load_tampered_bundle_refused(bundle):
         load(bundle.root)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"inputs": (Tensor(name="picture", dtype="float32", shape=(1, 3, 64, 64)),)},
+            "has the input 'image'.*'picture'",
+        ),
+        ({"inputs": (Tensor(name="image", dtype="float32", shape=(1, 3, 96, 64)),)}, r"64, 64\].* says .*96, 64\]"),
+        ({"outputs": (Tensor(name="logits", dtype="float32", shape=(1, 7, 8, 8)),)}, r"output 'logits'.*1, 7, 8, 8\]"),
+        ({"postprocess": Postprocess.of("seg", "logits", tensor="more", stride=8)}, "none of that name"),
+    ],
+    ids=["another input", "another size", "more classes", "another output"],
+)
+def test_load_file_that_is_not_as_the_bundle_says_refused(bundle, runtime, changes, message):
+    if "postprocess" in changes:
+        changes = {**changes, "outputs": (Tensor(name="more", dtype="float32", shape=(1, 3, 8, 8)),)}
+    entry = msgspec.structs.replace(bundle.manifest.artifacts[0], **changes)
+    other = Bundle(bundle.root, msgspec.structs.replace(bundle.manifest, artifacts=(entry,)))
+    with pytest.raises(SpecError, match=message):
+        load(other, runtime=runtime)
+
+
+def test_load_takes_a_batch_that_the_file_leaves_free(bundle, runtime):
+    entry = bundle.manifest.artifacts[0]
+    inputs = (msgspec.structs.replace(entry.inputs[0], shape=(-1, 3, 64, 64)),)
+    manifest = msgspec.structs.replace(bundle.manifest, artifacts=(msgspec.structs.replace(entry, inputs=inputs),))
+    load(Bundle(bundle.root, manifest), runtime=runtime).close()
+
+
 def test_load_segmentation_of_a_crop_refused(bundle):
     spec = msgspec.structs.replace(bundle.manifest.preprocess, resize="short_side_crop", short_side=80)
     manifest = msgspec.structs.replace(bundle.manifest, preprocess=spec)

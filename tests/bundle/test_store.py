@@ -108,6 +108,118 @@ def test_read_bundle_damaged_manifest_refused(bundle, change, message):
         read_bundle(bundle.root)
 
 
+def artifact(**changes):
+    """Change the first artefact of a manifest; a value may be a function of what stands there."""
+
+    def change(plain):
+        entry = plain["artifacts"][0]
+        for name, value in changes.items():
+            entry[name] = value(entry[name]) if callable(value) else value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(
+            artifact(postprocess=lambda post: {**post, "tensor": "other"}),
+            "'model.onnx' answers with the output 'other', but its outputs are 'logits'",
+            id="no such output",
+        ),
+        pytest.param(artifact(outputs=[]), "answers with the output 'logits', but its outputs are none", id="outputs"),
+        pytest.param(artifact(inputs=[]), "'model.onnx' has no input", id="no input"),
+        pytest.param(
+            artifact(postprocess=lambda post: {**post, "decide": "none"}),
+            "answers with logits for the task seg, which decide = 'argmax' goes with",
+            id="logits as they are",
+        ),
+        pytest.param(
+            artifact(postprocess=lambda post: {**post, "output": "classmap"}),
+            "decide = 'none' goes",
+            id="decided twice",
+        ),
+        pytest.param(
+            artifact(postprocess=lambda post: {**post, "output": "classmap", "decide": "none"}),
+            r"shape \[1, 3, 8, 8\], the task seg wants \(N, H, W\)",
+            id="class map of four axes",
+        ),
+        pytest.param(lambda plain: plain.update(task="cls"), "decide = 'softmax' goes", id="another task"),
+        pytest.param(
+            artifact(outputs=lambda outputs: [{**outputs[0], "shape": [1, 3]}]),
+            r"shape \[1, 3\], the task seg wants \(N, classes, H, W\)",
+            id="segmentation of a classifier",
+        ),
+        pytest.param(lambda plain: plain["palette"].__setitem__(0, [0, 256, 0]), "palette is outside 0 to", id="color"),
+        pytest.param(lambda plain: plain["palette"].__setitem__(0, [-1, 0, 0]), "palette is outside 0 to", id="dark"),
+        pytest.param(lambda plain: plain["palette"].pop(), "2 colors in its palette for 3 labels", id="few colors"),
+        pytest.param(lambda plain: plain["labels"].append("\ud800"), r"not valid Unicode: '.ud800'", id="surrogate"),
+        pytest.param(lambda plain: plain.update(task="\udfff"), "not valid Unicode", id="surrogate in a word"),
+        pytest.param(
+            lambda plain: plain["recommended"].update(artifact="README.md"),
+            "recommends 'README.md', which is none of its artefacts",
+            id="recommends no model",
+        ),
+        pytest.param(
+            lambda plain: plain.update(schema_version=0), "schema version 0, expected at least 1", id="version 0"
+        ),
+        pytest.param(
+            lambda plain: plain.update(schema_version=-7), "schema version -7, expected at least 1", id="version -7"
+        ),
+    ],
+)
+def test_read_bundle_manifest_that_contradicts_itself_refused(bundle, change, message):
+    edit(bundle, change)
+    with pytest.raises(UserError, match=message):
+        read_bundle(bundle.root)
+
+
+def listing(*names):
+    """List further files."""
+
+    def change(plain):
+        plain["files"] += [{**plain["files"][0], "path": name} for name in names]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        pytest.param(("\ud800",), "not valid Unicode", id="surrogate"),
+        pytest.param(("n" * 256,), "too long", id="long name"),
+        pytest.param(("\u00e9" * 128,), "too long", id="long in bytes"),
+        pytest.param(("/".join(["n" * 200] * 6),), "too long", id="long path"),
+        pytest.param(("a\x7fb",), "unsafe file name", id="delete"),
+        pytest.param(("a\x85b",), "unsafe file name", id="next line"),
+        pytest.param(("a\u2028b",), "unsafe file name", id="line separator"),
+        pytest.param(("gpj\u202eexe",), r"unsafe file name 'gpj.u202eexe'", id="right to left"),
+        pytest.param(("a\u2066b",), "unsafe file name", id="isolate"),
+        pytest.param(("\u00e9", "e\u0301"), "lists a file twice", id="one accent, two spellings"),
+        pytest.param(("manifest.JSON",), "lists a file twice", id="the manifest"),
+        pytest.param(("a", "a/b"), "'a' as a file and as a folder", id="file in a file"),
+        pytest.param(("a/b/c", "A"), "'a' as a file and as a folder", id="another case"),
+    ],
+)
+def test_read_bundle_name_that_is_no_file_everywhere_refused(bundle, names, message):
+    edit(bundle, listing(*names))
+    with pytest.raises(UserError, match=message):
+        read_bundle(bundle.root)
+
+
+def test_read_bundle_at_too_long_a_place_refused(bundle, tmp_path):
+    name = "/".join(["n" * 200] * 4)
+    deep = tmp_path / "/".join(["d" * 250] * 13)
+    deep.mkdir(parents=True)
+    edit(bundle, listing(name))
+    (deep / "manifest.json").write_bytes((bundle.root / "manifest.json").read_bytes())
+    for entry in bundle.manifest.files:
+        (deep / entry.path).parent.mkdir(exist_ok=True)
+        (deep / entry.path).write_bytes(bundle.file(entry.path).read_bytes())
+    with pytest.raises(UserError, match=r"cannot read 'nnn.*too long"):
+        read_bundle(deep)
+
+
 def test_read_bundle_no_json_refused(bundle):
     (bundle.root / "manifest.json").write_text("{")
     with pytest.raises(UserError, match="not valid JSON"):
@@ -200,5 +312,7 @@ def test_readme_explains_every_kind_of_output_and_keeps_boundaries_apart(bundle,
 def test_manifest_fits_its_schema(tiny, tmp_path, task):
     text = (tiny.make_bundle(tmp_path / task, task=task).root / "manifest.json").read_text()
     jsonschema.validate(json.loads(text), json_schema())
+    with pytest.raises(jsonschema.ValidationError, match="0 is less than the minimum of 1"):
+        jsonschema.validate(json.loads(text) | {"schema_version": 0}, json_schema())
     with pytest.raises(jsonschema.ValidationError, match="'logit' is not one of"):
         jsonschema.validate(json.loads(text.replace('"output": "logits"', '"output": "logit"')), json_schema())
