@@ -6,11 +6,13 @@ import contextlib
 import io
 import logging
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 
-from mscsa_deploy.calibration.checks import FiniteWatch
+from mscsa_deploy.calibration.checks import FiniteWatch, float_tensors
 from mscsa_deploy.errors import StageError
 
 if TYPE_CHECKING:
@@ -64,23 +66,29 @@ class _OneFeed:
 
 
 class _WatchedSession:
-    """A session that remembers whether its last results were all finite."""
+    """A session that remembers whether the last values it saw were all finite.
 
-    def __init__(self, session: Any) -> None:
+    Args:
+        session: What to run; its last `hidden` outputs are looked at and not given out.
+    """
+
+    def __init__(self, session: Any, hidden: int) -> None:
         self.session = session
+        self.shown = len(session.get_outputs()) - hidden
         self.finite = True
 
     def get_outputs(self) -> Any:
-        return self.session.get_outputs()
+        return self.session.get_outputs()[: self.shown]
 
     def get_inputs(self) -> Any:
         return self.session.get_inputs()
 
     def run(self, names: Any, feed: dict[str, Array]) -> Any:
-        results = self.session.run(names, feed)
-        floats = (array for array in results if issubclass(array.dtype.type, np.floating))
+        assert names is None, "the library's calibrators ask for every output"
+        results = self.session.run(None, feed)
+        floats = (array for array in (*feed.values(), *results) if issubclass(array.dtype.type, np.floating))
         self.finite = all(bool(np.isfinite(array).all()) for array in floats)
-        return results
+        return results[: self.shown]
 
 
 class Feeder:
@@ -100,9 +108,14 @@ class Feeder:
         self.total = total
         self.done = 0
 
-    def feed(self, calibrator: Any) -> None:
-        """Collect from every sample; raises `StageError` when a value is NaN or infinite."""
-        calibrator.infer_session = watched = _WatchedSession(calibrator.infer_session)
+    def feed(self, calibrator: Any, hidden: int = 0) -> None:
+        """Collect from every sample; raises `StageError` when a value is NaN or infinite.
+
+        Args:
+            calibrator: Its session is open.
+            hidden: What `open_session` returned.
+        """
+        calibrator.infer_session = watched = _WatchedSession(calibrator.infer_session, hidden)
         for index, feed in enumerate(self.samples):
             label = f"sample {index + 1} of '{self.samples.name}'"
             if self.done == 0:
@@ -113,20 +126,47 @@ class Feeder:
             except RuntimeError as error:
                 raise StageError("calibrate", str(self.source.path), str(error)) from error
             if not watched.finite:
+                # Nothing is wrong where only a sum overflowed.
                 FiniteWatch(self.source).check(feed, label)
             self.done += 1
             self.progress(self.done, self.total, "calibrate")
 
 
-def open_session(calibrator: Any) -> None:
-    """Write the augmented graph and open a single-threaded session on it."""
+def open_session(calibrator: Any, *, sums: bool = False) -> int:
+    """Write the augmented graph and open a single-threaded session on it.
+
+    Args:
+        calibrator: Of the library.
+        sums: Also give out the sum of every float activation, which is NaN or infinite wherever one value of it is.
+            The least and the greatest value do not tell: whether they are NaN depends on where among the values it is.
+
+    Returns:
+        How many outputs of the session are sums: its last ones.
+    """
     import onnxruntime
 
+    names = float_tensors(calibrator.model) if sums else []
     calibrator.augment_graph()
+    path = Path(calibrator.augmented_model_path)
+    if names:
+        _add_sums(path, set(names))
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    calibrator.infer_session = onnxruntime.InferenceSession(
-        calibrator.augmented_model_path, options, providers=["CPUExecutionProvider"]
-    )
+    calibrator.infer_session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return len(names)
+
+
+def _add_sums(path: Path, wanted: set[str]) -> None:
+    """Have the graph in the file at `path` also give out sums, each computed right behind its activation."""
+    model = onnx.load(str(path))
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    for node in nodes:
+        model.graph.node.append(node)
+        for name in (name for name in node.output if name in wanted):
+            total = f"{name}/mscsa_deploy_sum"
+            model.graph.node.append(onnx.helper.make_node("ReduceSum", [name], [total], keepdims=0))
+            model.graph.output.append(onnx.helper.make_tensor_value_info(total, onnx.TensorProto.FLOAT, []))
+    onnx.save(model, str(path))

@@ -64,8 +64,7 @@ def _extremes(path: Path, feeder: Feeder, recipe: CalibrationRecipe) -> Ranges:
         moving_average=recipe.observer == "moving_average",
         averaging_constant=recipe.averaging,
     )
-    open_session(calibrator)
-    feeder.feed(calibrator)
+    feeder.feed(calibrator, open_session(calibrator, sums=True))
     with quiet():
         found = calibrator.compute_data().items()
     return {name: (float(np.min(data.lowest)), float(np.max(data.highest))) for name, data in sorted(found)}

@@ -75,6 +75,43 @@ def test_overflow_on_a_later_sample_names_node_and_sample(samples, net_file, tmp
         quantize(net_file, loud(samples, 3), recipe(), tmp_path / "q.onnx")
 
 
+ROOT = """<ir_version: 9, opset_import: ["" : 18]>
+net (float[1,3,32,32] image) => (float[1,4,32,32] y) <float two = {2}> {
+  [shift] a = Add(image, two)
+  [root] b = Sqrt(a)
+  [mean] c = GlobalAveragePool(b)
+  [most] d = ReduceMax<keepdims = 1>(c)
+  [conv] e = Conv(image, w)
+  [head] y = Add(e, d)
+}"""
+
+
+# Whether ONNX Runtime's greatest value of several is NaN when one of them is depends on where that one lies.
+@pytest.mark.parametrize("place", [(0, 0, 0), (0, 0, 1), (1, 7, 9), (2, 31, 31)], ids=str)
+@pytest.mark.parametrize("observer", ["minmax", "moving_average", "percentile"])
+def test_one_nan_of_a_later_sample_is_seen_wherever_it_lies(place, observer, samples, tmp_path):
+    model = parser.parse_model(ROOT)
+    weights = np.random.default_rng(0).standard_normal((4, 3, 1, 1)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+
+    def feed(index):
+        image = np.clip(samples.feed(index)["image"], -1, 1)
+        image[(0, *place)] = -5 if index == 3 else 0
+        return {"image": image}
+
+    bad = type(samples)("bad", feed, samples.indices, samples.content)
+    with pytest.raises(StageError, match=r"node 'root' \(Sqrt\).*sample 4 of 'bad'"):
+        quantize(save(model, tmp_path), bad, recipe(observer=observer), tmp_path / "q.onnx")
+
+
+def test_a_sum_that_overflows_is_no_fault(samples, net_file, tmp_path):
+    def feed(index):
+        return {"image": samples.feed(index)["image"] * np.float32(1e36 if index else 1)}
+
+    huge = type(samples)("huge", feed, samples.indices, samples.content)
+    assert quantize(net_file, huge, recipe(), tmp_path / "q.onnx").samples == len(samples)
+
+
 def test_unnamed_nodes_get_names(tmp_path):
     model = net()
     for node in model.graph.node:
