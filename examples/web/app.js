@@ -20,6 +20,7 @@ const segmenter = new Segmenter();
 let bundle;
 let artifacts = [];
 let entry;
+let loaded = null;
 let legend;
 let camera = null;
 let shown = null;
@@ -50,8 +51,10 @@ function attempt(action) {
   return busy;
 }
 
+/** Without a model that runs only another one can be chosen. */
 function enable(on) {
-  for (const id of ["photo", "camera", "sample", "artifact", "backend"]) part(id).disabled = !on;
+  for (const id of ["artifact", "backend"]) part(id).disabled = !on;
+  for (const id of ["photo", "camera", "sample"]) part(id).disabled = !(on && loaded);
   part("sample").disabled ||= !bundle?.manifest.golden;
   part("check").disabled = part("sample").disabled;
 }
@@ -78,19 +81,37 @@ async function start() {
   if (manifest.golden) await showFile(new Blob([await readFile(bundle, manifest.golden.picture)]));
 }
 
+/** Loads what is chosen; where that fails, the page goes back to what ran before. */
 async function loadModel() {
   enable(false);
-  entry = artifacts[Number(part("artifact").value)];
-  const backend = part("backend").value;
+  try {
+    await load({ artifact: part("artifact").value, backend: part("backend").value });
+  } catch (error) {
+    if (loaded) [part("artifact").value, part("backend").value] = [loaded.artifact, loaded.backend];
+    if (loaded && !loaded.running) await load(loaded).catch(() => { loaded = null; });
+    throw error;
+  } finally {
+    part("progress").hidden = true;
+    enable(true);
+  }
+}
+
+async function load({ artifact, backend }) {
+  const chosen = artifacts[Number(artifact)];
   part("progress").hidden = false;
-  say(`Loading ${entry.path} (${megabytes(entry.size_bytes)}) …`);
-  const model = await readFile(bundle, entry.path, (done, total) => {
+  say(`Loading ${chosen.path} (${megabytes(chosen.size_bytes)}) …`);
+  const model = await readFile(bundle, chosen.path, (done, total) => {
     part("progress").value = done / total;
   });
   part("progress").hidden = true;
   const threads = globalThis.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, MOST_THREADS) : 1;
-  const { version } = await segmenter.load({ model, entry, preprocess: bundle.manifest.preprocess, backend, threads });
-  const { width, height } = bundle.manifest.preprocess;
+  const { preprocess } = bundle.manifest;
+  // The worker gives up the old model for the new one.
+  if (loaded) loaded.running = false;
+  const { version } = await segmenter.load({ model, entry: chosen, preprocess, backend, threads });
+  entry = chosen;
+  loaded = { artifact, backend, running: true };
+  const { width, height } = preprocess;
   facts({
     "ONNX Runtime Web": version,
     Threads: backend === "wasm" ? threads : "on the GPU",
@@ -98,7 +119,6 @@ async function loadModel() {
     License: bundle.manifest.license || "not stated",
     ...accuracy(),
   });
-  enable(true);
   say("Ready.");
 }
 

@@ -29,14 +29,16 @@ export async function openBundle(base) {
   } catch {
     throw new PageError(`${url("manifest.json")} is not valid JSON.`);
   }
-  if (!Number.isInteger(manifest?.schema_version)) {
-    throw new PageError(`${url("manifest.json")} is not the manifest of a bundle: it has no schema_version.`);
+  if (!Number.isInteger(manifest?.schema_version) || manifest.schema_version < 1) {
+    throw new PageError(`${url("manifest.json")} is not the manifest of a bundle: it has no whole schema_version from 1 on.`);
   }
   if (manifest.schema_version > VERSION) {
     throw new PageError(
       `The bundle has schema version ${manifest.schema_version}; this page reads up to ${VERSION}. Update the page.`,
     );
   }
+  const problem = problemIn(manifest);
+  if (problem) throw new PageError(`${url("manifest.json")} cannot be used: ${problem}.`);
   if (manifest.task === "seg" && manifest.preprocess.resize !== "stretch") {
     throw new PageError("The bundle segments a crop of the picture, which cannot be laid back over the whole.");
   }
@@ -51,8 +53,7 @@ export function usableArtifacts(manifest) {
   const sizes = new Map(manifest.files.map((file) => [file.path, file.size_bytes]));
   const order = ["fp32", "fp16", "int8"];
   const usable = manifest.artifacts
-    .filter((entry) => entry.kind === "onnx" && entry.files.length === 0)
-    .filter((entry) => entry.inputs.length === 1 && entry.inputs[0].dtype === "float32")
+    .filter(runsHere)
     .map((entry) => ({ ...entry, size_bytes: sizes.get(entry.path) ?? 0 }));
   // This page upsamples and decides by itself, faster than a graph that ends in a class map.
   const rank = (entry) =>
@@ -104,6 +105,62 @@ export function parseNpy(buffer) {
   const type = { "<f4": Float32Array, "|u1": Uint8Array, "<u2": Uint16Array }[kind];
   if (!type || header.includes("'fortran_order': True")) throw new PageError(`Cannot read an array of type ${kind}.`);
   return { shape, data: new type(buffer.slice(10 + length)) };
+}
+
+/** What the rest of the page would stumble over in a manifest, in words; empty if there is nothing. */
+function problemIn({ model, task, labels, palette, preprocess, artifacts, files, golden }) {
+  if (typeof model?.name !== "string") return "it does not name its model";
+  if (task !== "seg" && task !== "cls") return "its task is neither seg nor cls";
+  if (!isList(labels, isText)) return "it lacks the list of labels";
+  if (!isList(palette, Array.isArray)) return "it lacks the palette";
+  if (!isList(files, (file) => isText(file?.path) && isText(file.sha256) && file.size_bytes >= 0)) {
+    return "it lacks the list of files";
+  }
+  const { height, width, resize, interpolation, mean, std } = preprocess ?? {};
+  const sized = [height, width].every((side) => Number.isInteger(side) && side > 0);
+  const crop = resize === "short_side_crop" && preprocess.short_side > 0;
+  const filtered = ["bilinear", "bicubic"].includes(interpolation) && (crop || resize === "stretch");
+  const scaled = [mean, std].every((values) => isList(values, Number.isFinite) && values.length === 3);
+  if (!sized || !filtered || !scaled) return "its preprocess does not say how pictures become the network's input";
+  if (!isList(artifacts, isArtifact)) return "it lacks the list of artifacts, or one of them is not whole";
+  for (const { path, inputs, outputs, postprocess } of artifacts.filter(runsHere)) {
+    const [shape, fed] = [inputs[0].shape, [1, 3, height, width]];
+    // -1 is a free axis.
+    if (shape.length !== 4 || shape.some((size, axis) => size !== -1 && size !== fed[axis])) {
+      return `'${path}' takes an input of ${shape.join("x")}, its preprocess makes ${fed.join("x")}`;
+    }
+    const answer = outputs.find((output) => output.name === postprocess.tensor);
+    if (!answer) return `'${path}' has no output '${postprocess.tensor}'`;
+    const classes = postprocess.decide === "argmax" || task === "cls" ? answer.shape[1] : -1;
+    if (classes !== -1 && classes !== labels.length) {
+      return `'${path}' knows ${classes} classes, but there are ${labels.length} labels`;
+    }
+  }
+  if (golden && ![golden.picture, golden.input, golden.output].every(isText)) return "its golden pair is not whole";
+  return "";
+}
+
+function isText(value) {
+  return typeof value === "string";
+}
+
+function isList(values, isGood) {
+  return Array.isArray(values) && values.every((value) => isGood(value));
+}
+
+function isArtifact(entry) {
+  const isTensor = (tensor) => isText(tensor?.name) && isList(tensor.shape, Number.isInteger);
+  return (
+    [entry?.path, entry?.kind, entry?.precision, entry?.postprocess?.tensor].every(isText) &&
+    [entry.files, entry.runtimes, entry.requires].every((names) => isList(names, isText)) &&
+    [entry.inputs, entry.outputs].every((tensors) => isList(tensors, isTensor)) &&
+    Array.isArray(entry.measurements)
+  );
+}
+
+/** Whether ONNX Runtime Web can load an artefact and this page feed it. */
+function runsHere({ kind, files, inputs }) {
+  return kind === "onnx" && files.length === 0 && inputs.length === 1 && inputs[0].dtype === "float32";
 }
 
 async function freshOrKept(address) {

@@ -6,16 +6,25 @@ export class Segmenter {
   #worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
   #waiting = new Map();
   #next = 0;
+  #answered = false;
+  #broken = null;
 
   constructor() {
     this.#worker.addEventListener("message", ({ data: { id, result, problem, expected } }) => {
+      this.#answered = true;
       const { resolve, reject } = this.#waiting.get(id);
       this.#waiting.delete(id);
       if (problem === undefined) resolve(result);
       else reject(expected ? new PageError(problem) : new Error(problem));
     });
     this.#worker.addEventListener("error", (event) => {
-      for (const { reject } of this.#waiting.values()) reject(new Error(event.message || "the worker failed to start"));
+      const started = this.#answered;
+      const problem = started
+        ? new Error(event.message)
+        : new PageError(`A part of this page did not start (${event.message || "worker.js"}). Load the page again.`);
+      // What does not start tells so once, mostly before anything is asked of it.
+      if (!started) this.#broken = problem;
+      for (const { reject } of this.#waiting.values()) reject(problem);
       this.#waiting.clear();
     });
   }
@@ -39,6 +48,7 @@ export class Segmenter {
   }
 
   #ask(action, message, transfer) {
+    if (this.#broken) return Promise.reject(this.#broken);
     this.#next += 1;
     const id = this.#next;
     return new Promise((resolve, reject) => {

@@ -68,8 +68,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         name = unquote(urlsplit(self.path).path).lstrip("/") or "index.html"
         inside = name.startswith("bundle/")
         root = self.bundle if inside else PAGE
-        path = (root / (name.removeprefix("bundle/") if inside else name)).resolve()
-        return path if path.is_file() and path.is_relative_to(root) else None
+        try:
+            path = (root / (name.removeprefix("bundle/") if inside else name)).resolve()
+            return path if path.is_file() and path.is_relative_to(root) else None
+        except (OSError, ValueError):
+            # Too long for a path, or with a NUL in it.
+            return None
 
     def _head(self, status: int, tag: str, length: int, path: Path | None = None, span: str = "") -> None:
         self.send_response(status)
@@ -89,10 +93,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(content)
 
 
-def make_server(bundle: Path, port: int) -> http.server.ThreadingHTTPServer:
+class Server(http.server.ThreadingHTTPServer):
+    """Says nothing when a tab is closed during a download."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Print what went wrong unless it is only the browser that went away."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
+def make_server(bundle: Path, port: int) -> Server:
     """A server of the page and the bundle directory `bundle` on localhost; port 0 takes a free one."""
     handler = type("BundleHandler", (Handler,), {"bundle": bundle.resolve()})
-    return http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
+    return Server(("127.0.0.1", port), handler)
 
 
 def main() -> int:
@@ -109,7 +122,13 @@ def main() -> int:
     if not any(PAGE.glob("vendor/*/ort.wasm.min.mjs")):
         print(f"error: ONNX Runtime Web is missing; run {PAGE / 'setup'} first", file=sys.stderr)
         return 2
-    with make_server(options.bundle, options.port) as server:
+    try:
+        server = make_server(options.bundle, options.port)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or "ports go from 0 to 65535"
+        print(f"error: cannot serve on port {options.port}: {reason}; name another with --port", file=sys.stderr)
+        return 2
+    with server:
         print(f"http://localhost:{server.server_port}/ (Ctrl+C stops it)", flush=True)
         try:
             server.serve_forever()

@@ -19,7 +19,8 @@ addEventListener("activate", (event) => {
 addEventListener("fetch", (event) => {
   const { request } = event;
   const path = request.url.slice(self.registration.scope.length);
-  const ours = request.url.startsWith(self.registration.scope) && (path === "" || FILES.includes(path.split("?")[0]));
+  const [name] = path.split("?");
+  const ours = request.url.startsWith(self.registration.scope) && (name === "" || FILES.includes(name));
   const pinned = path.startsWith(VENDOR);
   if (request.method !== "GET" || request.headers.has("Range") || !(ours || pinned)) return;
   event.respondWith(pinned ? keptFirst(request) : freshFirst(request));

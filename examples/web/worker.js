@@ -29,6 +29,8 @@ const actions = {
       logSeverityLevel: 3,
     });
     [artifact, spec] = [entry, preprocess];
+    expect(entry.inputs[0].name, session.inputNames);
+    expect(entry.postprocess.tensor, session.outputNames);
     return { version: ort.env.versions?.web ?? "" };
   },
 
@@ -61,9 +63,14 @@ const actions = {
   },
 };
 
+function expect(name, names) {
+  if (names.includes(name)) return;
+  throw new PageError(`The manifest names '${name}' in '${artifact.path}', which has ${names.join(", ")} instead.`);
+}
+
 async function run(tensor) {
   const [input] = artifact.inputs;
-  const feed = { [input.name]: new ort.Tensor("float32", tensor, input.shape) };
+  const feed = { [input.name]: new ort.Tensor("float32", tensor, [1, 3, spec.height, spec.width]) };
   return (await session.run(feed))[artifact.postprocess.tensor];
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -23,11 +24,78 @@ def small_copy(bundle, manifest, place, **changes):
     [
         pytest.param({"schema_version": 2}, "schema version 2; this page reads up to 1", id="newer"),
         pytest.param({"artifacts": []}, "Nothing in the bundle can run in a browser", id="nothing-to-run"),
+        pytest.param({"schema_version": 0}, "it has no whole schema_version from 1 on", id="version-0"),
+        pytest.param({"schema_version": 1.5}, "it has no whole schema_version from 1 on", id="version-1.5"),
+        pytest.param({"artifacts": None}, "it lacks the list of artifacts", id="no-artifacts"),
+        pytest.param({"artifacts": [{"path": "model.onnx"}]}, "one of them is not whole", id="part-of-an-artifact"),
+        pytest.param({"files": None}, "it lacks the list of files", id="no-files"),
+        pytest.param({"labels": None}, "it lacks the list of labels", id="no-labels"),
+        pytest.param({"labels": ["a"]}, "classes, but there are 1 labels", id="few-labels"),
+        pytest.param({"preprocess": None}, "its preprocess does not say how pictures become", id="no-preprocess"),
     ],
 )
 def test_bad_manifest_is_explained(page, serve, bundle, manifest, tmp_path, changes, message):  # noqa: PLR0917 - fixtures
     page.show(serve(small_copy(bundle, manifest, tmp_path / "bad", **changes)))
     assert message in page.problem()
+
+
+def changed(manifest, *path, value):
+    """The manifest with another value at `path`."""
+    copy = json.loads(json.dumps(manifest))
+    *parents, last = path
+    inner = copy
+    for key in parents:
+        inner = inner[key]
+    inner[last] = value
+    return copy
+
+
+def test_manifest_that_contradicts_itself_or_its_model_is_explained(page, serve, bundle, manifest, tmp_path):
+    artifact = ("artifacts", 0)
+    output = changed(manifest, *artifact, "postprocess", "tensor", value="nope")
+    cases = [
+        (changed(manifest, "preprocess", "height", value=256), "takes an input of 1x3x512x512, its preprocess makes"),
+        (changed(manifest, *artifact, "inputs", 0, "shape", value=[2, 3, 512, 512]), "takes an input of 2x3x512x512"),
+        (output, "has no output 'nope'"),
+        (changed(output, *artifact, "outputs", 0, "name", value="nope"), "names 'nope' in 'model.onnx', which has"),
+    ]
+    for number, (other, message) in enumerate(cases):
+        page.show(serve(small_copy(bundle, other, tmp_path / str(number))))
+        assert message in page.problem()
+    free = changed(manifest, *artifact, "inputs", 0, "shape", value=[-1, 3, 512, 512])
+    page.goto(serve(small_copy(bundle, changed(free, "golden", value=None), tmp_path / "free")))
+    page.wait_for_function("!document.getElementById('photo').disabled")
+    page.set_input_files("#file", bundle / manifest["golden"]["picture"])
+    page.wait_for_function("document.getElementById('status').textContent.startsWith('Answered in')")
+
+
+@pytest.mark.parametrize("loads", [False, True], ids=["hash-differs", "no-model"])
+def test_page_goes_back_to_the_model_that_runs(page, serve, bundle, manifest, tmp_path, loads):  # noqa: PLR0917 - fixtures
+    """After a file that cannot be read, and one that ONNX Runtime refuses, for which it gave up the first."""
+    content = b"no model"
+    other = {"path": "other.onnx", "measurements": []}
+    listed = {"path": "other.onnx", "size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    place = small_copy(
+        bundle,
+        manifest,
+        tmp_path / "bad",
+        artifacts=[manifest["artifacts"][0], manifest["artifacts"][0] | other],
+        files=[*manifest["files"], listed],
+        golden=None,
+    )
+    (place / "other.onnx").write_bytes(content if loads else content[::-1])
+    page.allowed = "protobuf|Something|Error"
+    page.goto(serve(place))
+    page.wait_for_function("!document.getElementById('photo').disabled")
+    page.click("summary")
+    page.select_option("#artifact", "1")
+    page.wait_for_function("!document.getElementById('problem').hidden")
+    page.wait_for_function("!document.getElementById('artifact').disabled")
+    assert page.input_value("#artifact") == "0"
+    assert page.locator("#progress").is_hidden()
+    page.set_input_files("#file", bundle / manifest["golden"]["picture"])
+    page.wait_for_function("document.getElementById('status').textContent.startsWith('Answered in')")
+    assert page.locator("#problem").is_hidden()
 
 
 def test_changed_model_is_refused(page, serve, bundle, manifest, tmp_path):

@@ -39,13 +39,14 @@ def test_camera_is_segmented_live_and_stops(page, serve, bundle):
     assert page.problem() == ""
 
 
-def test_page_works_offline_once_loaded(page, serve, bundle):
+@pytest.mark.parametrize("query", ["", "?bundle=bundle/", "index.html?bundle=bundle/"])
+def test_page_works_offline_once_loaded(page, serve, bundle, query):
     address = serve(bundle)
     page.allowed = "ERR_INTERNET_DISCONNECTED"
     page.show(address)
     page.evaluate("navigator.serviceWorker.ready.then(() => true)")
     page.context.set_offline(True)
-    page.show(address)
+    page.show(address + query)
     assert page.problem() == ""
     assert page.inner_text("#status").startswith("Answered in")
 
@@ -64,6 +65,14 @@ def test_photo_from_disk_is_segmented_and_bad_input_explained(page, serve, bundl
     page.click("#camera")
     page.wait_for_function("document.getElementById('problem').textContent.includes('camera')")
     assert "The camera was refused. Allow it" in page.problem()
+
+
+def test_page_says_when_its_worker_does_not_start(page, serve, bundle):
+    page.allowed = "ERR_FAILED"
+    page.route("**/answer.js", lambda route: route.abort())
+    page.show(serve(bundle))
+    assert page.problem() == "A part of this page did not start (worker.js). Load the page again."
+    assert page.locator("#progress").is_hidden()
 
 
 @pytest.mark.slow
