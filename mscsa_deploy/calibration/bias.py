@@ -18,6 +18,8 @@ from mscsa_deploy.calibration.checks import plain_session
 from mscsa_deploy.calibration.source import initializers, opset_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mscsa_deploy.calibration.recipe import CalibrationRecipe
     from mscsa_deploy.calibration.samples import Samples
     from mscsa_deploy.calibration.source import Source
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def corrected(source: Source, samples: Samples, recipe: CalibrationRecipe, left_float: set[str]) -> tuple[Source, int]:
-    """A copy of `source` whose quantized convolutions have corrected biases, and how many were corrected.
+    """A copy of `source` whose quantized 2-D convolutions have corrected biases, and how many were corrected.
 
     Args:
         source: The float model.
@@ -36,16 +38,12 @@ def corrected(source: Source, samples: Samples, recipe: CalibrationRecipe, left_
     model = onnx.ModelProto()
     model.CopyFrom(source.model)
     stored = initializers(model)
-    convolutions = [
-        node
-        for node in model.graph.node
-        if node.op_type == "Conv" and node.input[1] in stored and node.name not in left_float
-    ]
+    convolutions = [node for node in model.graph.node if node.name not in left_float and _is_correctable(node, stored)]
     means = _channel_means(source, sorted({node.input[0] for node in convolutions}), samples)
     for node in convolutions:
         weight = numpy_helper.to_array(stored[node.input[1]])
         shift = _mean_shift(rounded(weight, recipe) - weight, means[node.input[0]])
-        if len(node.input) > 2:
+        if any(node.input[2:]):
             old = numpy_helper.to_array(initializers(model)[node.input[2]])
         else:
             old = np.zeros(weight.shape[0], np.float32)
@@ -56,6 +54,13 @@ def corrected(source: Source, samples: Samples, recipe: CalibrationRecipe, left_
         node.input.append(name)
     notes = (*source.notes, f"{len(convolutions)} biases corrected")
     return replace(source, model=model, notes=notes), len(convolutions)
+
+
+def _is_correctable(node: onnx.NodeProto, stored: Mapping[str, onnx.TensorProto]) -> bool:
+    """Whether it is a convolution of pictures whose weights and bias, if it has one, are in the file."""
+    if node.op_type != "Conv" or not all(name in stored for name in node.input[1:] if name):
+        return False
+    return len(stored[node.input[1]].dims) == 4
 
 
 def rounded(weight: Array, recipe: CalibrationRecipe) -> Array:

@@ -41,7 +41,7 @@ def equalized(source: Source) -> tuple[Source, int]:
 
 
 def find_pairs(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:
-    """Convolutions of which the second alone reads the first, directly or through a Relu."""
+    """2-D convolutions of which the second alone reads the first, directly or through a Relu."""
     wiring = Wiring(model.graph)
     weights = initializers(model)
     uses: dict[str, int] = {}
@@ -58,7 +58,8 @@ def find_pairs(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, onnx.NodePr
         if follower is None or follower.op_type != "Conv":
             continue
         constants = [*first.input[1:], follower.input[1]]
-        if all(name in weights and uses[name] == 1 for name in constants):
+        stored = all(name in weights and uses[name] == 1 for name in constants)
+        if stored and all(len(weights[each.input[1]].dims) == 4 for each in (first, follower)):
             pairs.append((first, follower))
     return pairs
 

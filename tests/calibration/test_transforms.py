@@ -14,6 +14,7 @@ from mscsa_deploy.calibration.checks import plain_session
 from mscsa_deploy.calibration.equalization import equalized, find_pairs
 from mscsa_deploy.calibration.pooling import pools_as_convs
 from mscsa_deploy.calibration.quantizer import quantize
+from mscsa_deploy.calibration.samples import from_arrays
 from mscsa_deploy.calibration.sensitivity import measure_sensitivity
 from mscsa_deploy.calibration.source import initializers, open_source
 
@@ -129,6 +130,48 @@ def _first(model, feed, like):
 def test_bias_correction_is_told_in_the_notes(chain_file, tmp_path):
     made = quantize(chain_file, pictures(), recipe(bias_correction="analytic"), tmp_path / "q.onnx")
     assert "3 biases corrected" in made.notes
+
+
+# As others write them: a 1-D pair, biases that are computed or named "", and one that can be corrected.
+OTHERS = """<ir_version: 9, opset_import: ["" : 18]>
+others (float[1,3,8,8] image) => (float[1,4,64] y, float[1,4,8,8] z) <int64[3] flat = {1, 3, 64}> {
+  [shaped] a = Reshape(image, flat)
+  [line] b = Conv<kernel_shape=[3], pads=[1,1]>(a, v0)
+  [line_relu] c = Relu(b)
+  [line_two] y = Conv<kernel_shape=[1]>(c, v1)
+  [doubled] k = Add(bias, bias)
+  [computed] z0 = Conv<kernel_shape=[1,1]>(image, w0, k)
+  [stored] z1 = Conv<kernel_shape=[1,1]>(image, w1)
+  [sum] z = Add(z0, z1)
+}"""
+
+
+@pytest.fixture
+def others_file(tmp_path):
+    generator = np.random.default_rng(4)
+    model = parser.parse_model(OTHERS)
+    shapes = {"v0": (6, 3, 3), "v1": (4, 6, 1), "w0": (4, 3, 1, 1), "w1": (4, 3, 1, 1), "bias": (4,)}
+    for name, shape in shapes.items():
+        weight = generator.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(weight, name))
+    next(node for node in model.graph.node if node.name == "stored").input.append("")
+    path = tmp_path / "others.onnx"
+    onnx.save(model, str(path))
+    return path
+
+
+def test_transforms_leave_alone_what_they_are_not_made_for(others_file, tmp_path):
+    generator = np.random.default_rng(5)
+    arrays = list(generator.standard_normal((3, 1, 3, 8, 8)).astype(np.float32))
+    transformed = recipe(bias_correction="analytic", equalize=True)
+    out = tmp_path / "q.onnx"
+    made = quantize(others_file, from_arrays("x", arrays, input_name="image"), transformed, out)
+    assert made.notes == ("0 convolution pairs equalized", "1 biases corrected")
+    feed = {"image": arrays[0]}
+    answers = [plain_session(onnx.load(str(path))).run(None, feed) for path in (others_file, out)]
+    for exact, got in zip(*answers, strict=True):
+        # 8 bits over the range of the answers: steps of 1/255, a few of them lost on the way.
+        assert np.abs(got - exact).max() < 0.05 * np.ptp(exact)
 
 
 def test_pools_as_convolutions_give_the_same_numbers(net_file):
