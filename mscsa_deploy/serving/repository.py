@@ -21,6 +21,7 @@ from mscsa_deploy.runner import load, load_answering
 from mscsa_deploy.serving.model import ServedModel
 from mscsa_deploy.serving.pool import Pool
 from mscsa_deploy.serving.refusal import Refusal
+from mscsa_deploy.serving.trial import try_out
 
 if TYPE_CHECKING:
     from mscsa_deploy.runner import Runner
@@ -195,17 +196,20 @@ class Repository:
         version = place.version or str(max((int(known) for known in versions), default=0) + 1)
         if version in versions:
             raise UserError(f"version {version} of model '{name}' is served twice", hint="write NAME:VERSION=PATH")
-        if any(served.bundle.manifest.task != bundle.manifest.task for served in versions.values()):
-            raise UserError(f"two bundles hold a model '{name}', for different tasks", hint="serve them as NAME=PATH")
         versions[version] = self._open(place, name, version, bundle=bundle)
 
     def _open(self, place: Place, name: str, version: str, *, bundle: Bundle | None = None) -> Served:
         stamp = _stamp(place.path)
         opened = bundle or read_bundle(place.path)
+        others = [served for known, served in self._table.get(name, {}).items() if known != version]
+        if any(served.bundle.manifest.task != opened.manifest.task for served in others):
+            raise UserError(f"two bundles hold a model '{name}', for different tasks", hint="serve them as NAME=PATH")
         work = self._work
         models: list[ServedModel] = []
         try:
-            while not models or len(models) < work.sessions(models[0].runner.threads):
+            models.append(self._model(opened))
+            try_out(models[0])
+            while len(models) < work.sessions(models[0].runner.threads):
                 models.append(self._model(opened))
                 models[-1].warm_up()
         except DeployError:

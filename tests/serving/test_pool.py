@@ -85,7 +85,7 @@ def test_protocols_timeout_parameter_counts_from_arrival(slow, serve, tiny):
 
 
 def test_failing_runtime_is_a_500_with_its_reason(tiny, tmp_path, serve, monkeypatch):
-    monkeypatch.setattr("mscsa_deploy.serving.model.ServedModel.warm_up", lambda _: None)
+    monkeypatch.setattr("mscsa_deploy.serving.repository.try_out", lambda _: None)
     bundle = tiny.make_bundle(tmp_path / "b", fake={"fail": "run"})
     with serve(bundle) as client:
         answer = client.picture(tiny.picture(tiny.scene(16, 16)))
@@ -98,7 +98,6 @@ def test_bug_in_a_worker_costs_one_answer(bundles, serve, tiny, monkeypatch, cap
 
     whole = ServedModel.compute
     failing = threading.Event()
-    failing.set()
 
     def compute(self, tensor, runner):
         if failing.is_set():
@@ -107,6 +106,7 @@ def test_bug_in_a_worker_costs_one_answer(bundles, serve, tiny, monkeypatch, cap
 
     monkeypatch.setattr(ServedModel, "compute", compute)
     with serve(bundles["seg"]) as client:
+        failing.set()
         answer = client.picture(tiny.picture(tiny.scene()), x_request_id="bug-1")
         assert answer.status == 500
         assert "request bug-1" in answer.error
