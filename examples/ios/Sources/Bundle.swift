@@ -56,25 +56,47 @@ struct ModelBundle {
         guard let text = try? Data(contentsOf: root.appendingPathComponent("manifest.json")) else {
             throw BundleError("There is no bundle in '\(root.path)': manifest.json is missing.")
         }
-        let head = try JSONDecoder().decode(Head.self, from: text)
+        let head = try Self.decode(Head.self, from: text)
         guard (1...Self.version).contains(head.schema_version) else {
             throw BundleError("The bundle has schema version \(head.schema_version); this app reads up to \(Self.version).")
         }
         guard head.task == "seg" else { throw BundleError("This app segments; the bundle classifies.") }
-        manifest = try JSONDecoder().decode(Manifest.self, from: text)
+        manifest = try Self.decode(Manifest.self, from: text)
         guard manifest.preprocess.resize == "stretch", manifest.preprocess.interpolation == "bilinear" else {
             throw BundleError("This app resizes by stretching and bilinearly only; the bundle asks for something else.")
+        }
+    }
+
+    /// What the manifest says; what is missing or of another type there is told in words.
+    private static func decode<T: Decodable>(_ type: T.Type, from text: Data) throws -> T {
+        do {
+            return try JSONDecoder().decode(type, from: text)
+        } catch let error as DecodingError {
+            throw BundleError("manifest.json is not the manifest of a bundle: \(words(error))")
+        }
+    }
+
+    private static func words(_ error: DecodingError) -> String {
+        switch error {
+        case .keyNotFound(let key, _):
+            return "it lacks '\(key.stringValue)'"
+        case .typeMismatch(_, let context), .valueNotFound(_, let context), .dataCorrupted(let context):
+            let place = context.codingPath.map(\.stringValue).joined(separator: ".")
+            return place.isEmpty ? context.debugDescription : "\(place): \(context.debugDescription)"
+        @unknown default:
+            return error.localizedDescription
         }
     }
 
     /// The file to run on a phone: made for any processor, the smallest precision first.
     func choose() throws -> Manifest.Artifact {
         let order = ["int8", "fp16", "fp32"]
+        let rank = { (entry: Manifest.Artifact) in order.firstIndex(of: entry.precision) ?? order.count }
         // The app takes values per class; a file that ends in a class map is another one's network once more.
         let fitting = manifest.artifacts.filter {
             $0.kind == "onnx" && $0.requires.isEmpty && $0.runtimes.contains("onnxruntime") && $0.postprocess.decide == "argmax"
         }
-        guard let best = fitting.min(by: { order.firstIndex(of: $0.precision)! < order.firstIndex(of: $1.precision)! }) else {
+        guard let best = fitting.min(by: { rank($0) < rank($1) }) else {
             throw BundleError("Nothing in the bundle runs on a phone. It holds: " + manifest.artifacts.map(\.path).joined(separator: ", "))
         }
         return best

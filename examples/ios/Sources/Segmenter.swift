@@ -32,6 +32,8 @@ final class Segmenter {
         environment = try ORTEnv(loggingLevel: .error)
         let options = try ORTSessionOptions()
         try options.setIntraOpNumThreads(threads)
+        // The fusions for processors that an .ort file for accelerators brings; its hash is checked, so it can be trusted.
+        try options.addConfigEntry(withKey: "session.enable_saved_runtime_optimizations", value: "1")
         session = try ORTSession(env: environment, modelPath: bundle.file(artifact.model).path, sessionOptions: options)
     }
 

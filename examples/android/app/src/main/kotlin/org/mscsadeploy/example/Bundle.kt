@@ -42,17 +42,20 @@ class Artifact(json: JSONObject) {
 /** A bundle directory in the app's files; nothing in it is used before its SHA-256 was checked. */
 class Bundle(private val root: File) {
     private val manifest = understood(root)
-    private val hashes = manifest.getJSONArray("files").objects().associate { it.getString("path") to it.getString("sha256") }
-    val labels: List<String> = manifest.getJSONArray("labels").strings()
-    val palette: List<IntArray> = manifest.getJSONArray("palette").let { all ->
+    private val hashes = reading {
+        manifest.getJSONArray("files").objects().associate { it.getString("path") to it.getString("sha256") }
+    }
+    val labels: List<String> = reading { manifest.getJSONArray("labels").strings() }
+    val palette: List<IntArray> = reading {
+        val all = manifest.getJSONArray("palette")
         List(all.length()) { index -> all.getJSONArray(index).doubles().map(Double::toInt).toIntArray() }
     }
-    val preprocess = Preprocess(manifest.getJSONObject("preprocess"))
+    val preprocess = reading { Preprocess(manifest.getJSONObject("preprocess")) }
 
     /** The file to run on a phone: made for any processor, the smallest precision first. */
     fun choose(): Artifact {
         val order = listOf("int8", "fp16", "fp32")
-        val all = manifest.getJSONArray("artifacts").objects().map(::Artifact)
+        val all = reading { manifest.getJSONArray("artifacts").objects().map(::Artifact) }
         return all.filter { it.runnable && it.portable && it.valued }.minByOrNull { order.indexOf(it.precision) }
             ?: throw BundleException("Nothing in the bundle runs on a phone. It holds: " + all.joinToString { it.path })
     }
@@ -79,12 +82,20 @@ class Bundle(private val root: File) {
             } catch (error: JSONException) {
                 throw BundleException("'$file' is no JSON: ${error.message}")
             }
-            val version = manifest.optInt("schema_version")
-            if (version !in 1..VERSION) throw BundleException("The bundle has schema version $version; this app reads up to $VERSION.")
+            // Not optInt, which takes 1.9 and 4294967297 for 1.
+            val version = manifest.opt("schema_version")
+            if (version !is Int || version !in 1..VERSION) throw BundleException("The bundle has schema version $version; this app reads up to $VERSION.")
             if (manifest.optString("task") != "seg") throw BundleException("This app segments; the bundle classifies.")
             return manifest
         }
     }
+}
+
+/** What [part] reads of the manifest; what is missing or of another type there is told in words. */
+private inline fun <T> reading(part: () -> T): T = try {
+    part()
+} catch (error: JSONException) {
+    throw BundleException("manifest.json is not the manifest of a bundle: ${error.message}")
 }
 
 private fun JSONArray.strings() = List(length(), ::getString)

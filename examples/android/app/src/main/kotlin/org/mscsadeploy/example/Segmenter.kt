@@ -26,6 +26,8 @@ class Segmenter(private val bundle: Bundle, threads: Int = 2) : AutoCloseable {
     private val environment = OrtEnvironment.getEnvironment()
     private val session: OrtSession = OrtSession.SessionOptions().use { options ->
         options.setIntraOpNumThreads(threads)
+        // The fusions for processors that an .ort file for accelerators brings; its hash is checked, so it can be trusted.
+        options.addConfigEntry("session.enable_saved_runtime_optimizations", "1")
         environment.createSession(bundle.read(artifact.path), options)
     }
 
