@@ -77,10 +77,10 @@ class NncfQuantizer:
         graph = _read(openvino, source)
         names = _friendly_names(graph, source, rules)
         quantized = _run(nncf, graph, _Feeds(source, used, progress), recipe, sorted(names))
+        _settle_names(quantized, source)
         left, integer = _left_float(quantized, names)
         if integer == 0:
             raise StageError("quantize", str(model), f"recipe '{recipe.name}' leaves every operator float")
-        _settle_names(quantized, source)
         for key, value in merged(source.metadata, describe(recipe, used, source.sha256)).items():
             quantized.set_rt_info(value, ["mscsa_deploy", key])
         _save(openvino, quantized, out)
@@ -252,8 +252,8 @@ def _left_float(graph: Any, rules: dict[str, str]) -> tuple[tuple[LeftFloat, ...
         if kind in BOOKKEEPING or kind in MOVERS or not live:
             continue
         # The CPU plugin computes what follows a convolution element by element inside its kernel.
-        if kind in FUSED and len(live) == 1 and live[0].get_friendly_name() in kernels:
-            kernels.add(name)
+        if kind in FUSED and len(live) == 1 and live[0].get_name() in kernels:
+            kernels.add(operator.get_name())
         elif not all(_quantized(node) for node in live):
             left.append(LeftFloat(name, kind, rules.get(name, f"NNCF puts no quantizer before this {kind}")))
         elif kind not in INTEGER:
@@ -261,7 +261,7 @@ def _left_float(graph: Any, rules: dict[str, str]) -> tuple[tuple[LeftFloat, ...
         else:
             integer += 1
             if kind in WEIGHTED:
-                kernels.add(name)
+                kernels.add(operator.get_name())
     return tuple(left), integer
 
 

@@ -50,6 +50,31 @@ def test_rules_keep_nodes_float_and_every_float_operator_is_listed(net_file, sam
     assert whole.quantized_ops > made.quantized_ops
 
 
+TOKENS = """<ir_version: 9, opset_import: ["" : 18]>
+tokens (float[1,3,32,32] image) => (float[1,64,8] y) <int64[3] flat = {1, 8, 64}, float[8] gain = {1,1,1,1,1,1,1,1}> {
+  [stem] a = Conv<kernel_shape=[4,4], strides=[4,4]>(image, w)
+  [flatten] b = Reshape(a, flat)
+  [turn] c = Transpose<perm = [0,2,1]>(b)
+  [norm] d = LayerNormalization(c, gain)
+  [project] y = MatMul(d, v)
+}"""
+
+
+def test_operators_listed_as_float_are_in_the_file_under_that_name(samples, tmp_path):
+    model = onnx.parser.parse_model(TOKENS)
+    generator = np.random.default_rng(0)
+    for name, shape in (("w", (8, 3, 4, 4)), ("v", (8, 8))):
+        weight = generator.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weight, name))
+    onnx.save(model, str(tmp_path / "tokens.onnx"))
+    settings = nncf_recipe(model_type="transformer")
+    made = quantize(tmp_path / "tokens.onnx", samples, settings, tmp_path / "q.xml")
+    operators = openvino.Core().read_model(str(made.artifact.path)).get_ops()
+    held = {(each.get_friendly_name(), each.get_type_name()) for each in operators}
+    assert made.left_float
+    assert {(left.node, left.op) for left in made.left_float} <= held
+
+
 def test_weights_have_one_scale_per_channel_unless_told_otherwise(net_file, samples, tmp_path):
     sizes = {}
     for per_channel in (True, False):
