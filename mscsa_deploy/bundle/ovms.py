@@ -12,6 +12,8 @@ from mscsa_deploy.bundle.archive import write_zip
 from mscsa_deploy.bundle.store import read_bundle
 from mscsa_deploy.bundle.triton import best_for, model_name, source
 from mscsa_deploy.core.config import to_json
+from mscsa_deploy.errors import UserError
+from mscsa_deploy.runtimes.openvino import HINTS
 
 if TYPE_CHECKING:
     from mscsa_deploy.bundle.manifest import Manifest
@@ -27,7 +29,7 @@ def pack(directory: Path, out: Path, *, force: bool = False) -> Path:
     """Write the bundle at `directory` as a zip that OpenVINO Model Server loads.
 
     Raises:
-        UserError: It is no bundle, or `out` exists and `force` is false.
+        UserError: It is no bundle, it names an unknown precision, or `out` exists and `force` is false.
         UnsupportedError: No artefact is for OpenVINO.
         StageError: The disk is full.
     """
@@ -45,11 +47,10 @@ def pack(directory: Path, out: Path, *, force: bool = False) -> Path:
 
 def configuration(name: str, candidate: Candidate) -> dict[str, Any]:
     """The server's configuration file."""
-    precision = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}[candidate.precision]
     plugin = {
         "INFERENCE_NUM_THREADS": candidate.threads * REQUESTS,
         "NUM_STREAMS": REQUESTS,
-        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_PRECISION_HINT": HINTS[_computes_in(candidate)],
     }
     config = {
         "name": name,
@@ -59,6 +60,17 @@ def configuration(name: str, candidate: Candidate) -> dict[str, Any]:
         "plugin_config": plugin,
     }
     return {"model_config_list": [{"config": config}]}
+
+
+def _computes_in(candidate: Candidate) -> str:
+    """The precision of floating point: all of it, or what an INT8 network leaves in floating point."""
+    precision = candidate.rest if candidate.precision == "int8" else candidate.precision
+    if precision not in HINTS:
+        raise UserError(
+            f"'{candidate.entry.path}' is said to compute in '{precision}', which OpenVINO does not know",
+            hint=f"expected one of {', '.join(HINTS)}",
+        )
+    return precision
 
 
 def _readme(name: str, manifest: Manifest, candidate: Candidate) -> str:
@@ -74,5 +86,6 @@ It speaks the Open Inference Protocol v2 and holds the bare network, {source(can
 Input `{image.name}` is {image.dtype} {list(image.shape)}, RGB, resized ({spec.resize}, {spec.interpolation}) to
 {spec.height}x{spec.width}, scaled to 0..1, minus mean {list(spec.mean)}, over std {list(spec.std)}.
 Output `{candidate.entry.postprocess.tensor}` is the graph's.
+`INFERENCE_PRECISION_HINT` in config.json holds floating point to {_computes_in(candidate)}{", as it was measured" if candidate.measured else ""}.
 `nireq` and `NUM_STREAMS` in config.json are {REQUESTS}: set them to the machine's cores.
 """

@@ -121,7 +121,10 @@ def best_for(bundle: Bundle, runtime: str) -> Candidate:
 def sources(bundle: Bundle) -> str:
     """Which file each bare network is, and what it needs of the processor that will serve it; a Markdown list."""
     name = model_name(bundle.manifest)
-    return "\n".join(f"- `{name}_{backend}`: {source(found)}" for backend, found in by_backend(bundle).items())
+    return "\n".join(
+        f"- `{name}_{backend}`: {source(found)}{_unpinned(backend, found)}"
+        for backend, found in by_backend(bundle).items()
+    )
 
 
 def source(candidate: Candidate) -> str:
@@ -129,7 +132,22 @@ def source(candidate: Candidate) -> str:
     entry = candidate.entry
     needs = ", ".join(entry.requires)
     warning = f"; it requires {needs}, and is slower or less exact on a processor without" if needs else ""
-    return f"`{entry.path}` of the bundle, in {candidate.precision}{warning}"
+    rest = f" with the rest in {candidate.rest}" if candidate.precision == "int8" else ""
+    return f"`{entry.path}` of the bundle, in {candidate.precision}{rest}{warning}"
+
+
+def _unpinned(backend: str, candidate: Candidate) -> str:
+    """What Triton's OpenVINO backend may compute in instead, because it has a setting for BF16 alone."""
+    if backend != "openvino" or _in_bf16(candidate):
+        return ""
+    return (
+        "; Triton's OpenVINO backend cannot be held to that: on a processor with BF16 (AMX, AVX512_BF16) it computes "
+        "in BF16 what is floating point, which was not measured and may cost accuracy"
+    )
+
+
+def _in_bf16(candidate: Candidate) -> bool:
+    return "bf16" in (candidate.precision, candidate.rest)
 
 
 def text_format(fields: Mapping[str, Any], indent: int = 0) -> str:
@@ -172,7 +190,7 @@ def _bare_model(bundle: Bundle, name: str, backend: str, candidate: Candidate) -
     }
     if not fixed:
         config["dynamic_batching"] = {"max_queue_delay_microseconds": BATCH_DELAY_US}
-    config["parameters"] = _thread_parameters(backend, candidate.threads)
+    config["parameters"] = _parameters(backend, candidate)
     warmup, files = _warmup(bundle, name, entry.inputs[0], fixed=fixed)
     config |= warmup
     files |= {f"{name}/1/model{main.suffix}": bundle.file(str(main))}
@@ -180,13 +198,15 @@ def _bare_model(bundle: Bundle, name: str, backend: str, candidate: Candidate) -
     return {f"{name}/config.pbtxt": text_format(config).encode(), **files}
 
 
-def _thread_parameters(backend: str, threads: int) -> list[dict[str, Any]]:
-    names = {
-        "onnxruntime": ("intra_op_thread_count", "inter_op_thread_count"),
-        "openvino": ("INFERENCE_NUM_THREADS",),
-    }[backend]
-    values = (threads, 1)
-    return [{"key": key, "value": {"string_value": str(value)}} for key, value in zip(names, values, strict=False)]
+def _parameters(backend: str, candidate: Candidate) -> list[dict[str, Any]]:
+    """The backend's own settings; that for BF16 is the only precision that the OpenVINO backend can be told."""
+    if backend == "onnxruntime":
+        settings = {"intra_op_thread_count": str(candidate.threads), "inter_op_thread_count": "1"}
+    else:
+        settings = {"INFERENCE_NUM_THREADS": str(candidate.threads)}
+        if _in_bf16(candidate):
+            settings["HINT_BF16"] = "YES"
+    return [{"key": key, "value": {"string_value": value}} for key, value in settings.items()]
 
 
 def _python_model(bundle: Bundle, name: str) -> dict[str, Path | bytes]:

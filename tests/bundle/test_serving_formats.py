@@ -117,6 +117,65 @@ def test_ovms_configuration_names_the_model_and_its_place(bundle, tmp_path):
     assert entry["config"]["plugin_config"]["INFERENCE_PRECISION_HINT"] == "f32"
 
 
+@pytest.fixture
+def measured(tiny, tmp_path):
+    """Makes a bundle of one artefact that was measured on OpenVINO in a precision, an INT8 one also of its rest."""
+    from mscsa_deploy.bundle.store import write_bundle
+
+    def make(precision, rest=None):
+        made = tiny.make_bundle(tmp_path / "b")
+        made.file("README.md").unlink()
+        options = {} if rest is None else {"float_precision": rest}
+        record = tiny.measurement("openvino", 1.0, precision=precision, options=options)
+        (entry,) = made.manifest.artifacts
+        stored = "fp32" if precision == "bf16" else precision
+        entry = msgspec.structs.replace(entry, precision=stored, measurements=(record,))
+        return write_bundle(made.root, msgspec.structs.replace(made.manifest, artifacts=(entry,), files=())).root
+
+    return make
+
+
+MEASURED = [
+    ("fp32", None, "f32", "in fp32"),
+    ("bf16", None, "bf16", "in bf16"),
+    ("int8", None, "f32", "in int8 with the rest in fp32"),
+    ("int8", "bf16", "bf16", "in int8 with the rest in bf16"),
+]
+
+
+@pytest.mark.parametrize(("precision", "rest", "hint", "said"), MEASURED)
+def test_ovms_computes_in_what_was_measured(measured, tmp_path, precision, rest, hint, said):
+    path = ovms.pack(measured(precision, rest), tmp_path / "x.zip")
+    (entry,) = json.loads(read(path, "config.json"))["model_config_list"]
+    assert entry["config"]["plugin_config"]["INFERENCE_PRECISION_HINT"] == hint
+    text = read(path, "README.md").decode()
+    assert f"`model.onnx` of the bundle, {said}.\n" in text
+    assert f"floating point to {'bf16' if hint == 'bf16' else 'fp32'}, as it was measured." in text
+
+
+def test_ovms_refuses_a_precision_that_is_none(measured, tmp_path):
+    with pytest.raises(UserError, match="said to compute in 'fp7'"):
+        ovms.pack(measured("int8", "fp7"), tmp_path / "x.zip")
+
+
+@pytest.mark.parametrize(("precision", "rest", "hint", "said"), MEASURED)
+@pytest.mark.parametrize("kind", ["triton", "kserve"])
+def test_triton_is_told_bf16_and_its_readme_where_precision_is_not_held(
+    measured, tmp_path, kind, precision, rest, hint, said
+):
+    path = FORMATS[kind](measured(precision, rest), tmp_path / "x.zip")
+    root = {"triton": "", "kserve": "model-repository/"}[kind]
+    config = read(path, f"{root}colors_openvino/config.pbtxt").decode()
+    told = 'key: "HINT_BF16"\n  value {\n    string_value: "YES"\n' in config
+    assert told == (hint == "bf16")
+    line = next(
+        line for line in read(path, "README.md").decode().splitlines() if line.startswith("- `colors_openvino`")
+    )
+    assert f"`model.onnx` of the bundle, {said}" in line
+    assert ("cannot be held to that" in line) == (hint != "bf16")
+    assert "HINT_BF16" not in read(path, f"{root}colors_onnxruntime/config.pbtxt").decode()
+
+
 def test_kserve_manifest_is_an_inference_service(bundle, tmp_path):
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
     path = kserve.pack(bundle.root, tmp_path / "x.zip")
