@@ -37,6 +37,9 @@ from mscsa_deploy.runtimes.session import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+FOR_HALF_SCALES = MappingProxyType({"disabled_optimizers": ("WeightBiasQuantization",)})
+"""Options for files whose Q/DQ scales are FP16, as TensorRT takes them. ONNX Runtime 1.31 would quantize their biases
+with the product of two scales in FP16, which underflows: a wide convolution is left with more noise than signal."""
 PROVIDERS = MappingProxyType({"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"})
 WARMUP_RUNS = 3
 
@@ -93,7 +96,7 @@ class OnnxRuntime(CheckedRuntime):
     accepts = ("onnx",)
     options = (
         "graph_optimization_level", "execution_mode", "cpu_mem_arena", "mem_pattern", "session_config",
-        "provider_options",
+        "provider_options", "disabled_optimizers",
     )  # fmt: skip
     how_to_install: ClassVar[str] = "pip install 'mscsa-deploy[onnxruntime]'"
 
@@ -198,7 +201,13 @@ def _open(path: Path, settings: SessionSettings, options: Any) -> Any:
     if settings.device == "cuda" and settings.precision == "fp32":
         provider_options.setdefault("use_tf32", "0")
     with seam(path.name, "loading"):
-        session = vendor.InferenceSession(str(path), options, providers=[provider], provider_options=[provider_options])
+        session = vendor.InferenceSession(
+            str(path),
+            options,
+            providers=[provider],
+            provider_options=[provider_options],
+            disabled_optimizers=list(settings.options.get("disabled_optimizers", ())),
+        )
     session.disable_fallback()
     if session.get_providers()[0] != provider:
         raise StageError("onnxruntime loading", path.name, f"it runs on {session.get_providers()}, not on {provider}")
