@@ -75,6 +75,7 @@ def _computes_in(candidate: Candidate) -> str:
 
 def _readme(name: str, manifest: Manifest, candidate: Candidate) -> str:
     image, spec = candidate.entry.inputs[0], manifest.preprocess
+    measured = ", as it was measured" if candidate.measured else ""
     return f"""# {name} for OpenVINO Model Server
 
 Unpack to the directory `models`, then:
@@ -86,6 +87,6 @@ It speaks the Open Inference Protocol v2 and holds the bare network, {source(can
 Input `{image.name}` is {image.dtype} {list(image.shape)}, RGB, resized ({spec.resize}, {spec.interpolation}) to
 {spec.height}x{spec.width}, scaled to 0..1, minus mean {list(spec.mean)}, over std {list(spec.std)}.
 Output `{candidate.entry.postprocess.tensor}` is the graph's.
-`INFERENCE_PRECISION_HINT` in config.json holds floating point to {_computes_in(candidate)}{", as it was measured" if candidate.measured else ""}.
+`INFERENCE_PRECISION_HINT` in config.json holds floating point to {_computes_in(candidate)}{measured}.
 `nireq` and `NUM_STREAMS` in config.json are {REQUESTS}: set them to the machine's cores.
 """

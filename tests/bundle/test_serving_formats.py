@@ -143,8 +143,9 @@ MEASURED = [
 ]
 
 
-@pytest.mark.parametrize(("precision", "rest", "hint", "said"), MEASURED)
-def test_ovms_computes_in_what_was_measured(measured, tmp_path, precision, rest, hint, said):
+@pytest.mark.parametrize("case", MEASURED)
+def test_ovms_computes_in_what_was_measured(measured, tmp_path, case):
+    precision, rest, hint, said = case
     path = ovms.pack(measured(precision, rest), tmp_path / "x.zip")
     (entry,) = json.loads(read(path, "config.json"))["model_config_list"]
     assert entry["config"]["plugin_config"]["INFERENCE_PRECISION_HINT"] == hint
@@ -158,11 +159,10 @@ def test_ovms_refuses_a_precision_that_is_none(measured, tmp_path):
         ovms.pack(measured("int8", "fp7"), tmp_path / "x.zip")
 
 
-@pytest.mark.parametrize(("precision", "rest", "hint", "said"), MEASURED)
+@pytest.mark.parametrize("case", MEASURED)
 @pytest.mark.parametrize("kind", ["triton", "kserve"])
-def test_triton_is_told_bf16_and_its_readme_where_precision_is_not_held(
-    measured, tmp_path, kind, precision, rest, hint, said
-):
+def test_triton_is_told_bf16_and_its_readme_where_precision_is_not_held(measured, tmp_path, kind, case):
+    precision, rest, hint, said = case
     path = FORMATS[kind](measured(precision, rest), tmp_path / "x.zip")
     root = {"triton": "", "kserve": "model-repository/"}[kind]
     config = read(path, f"{root}colors_openvino/config.pbtxt").decode()
