@@ -88,12 +88,13 @@ def prepare(model: Path, samples: Samples, recipe: CalibrationRecipe) -> Source:
     source = open_source(model, opset=HALF_SCALE_OPSET if recipe.rest == "fp16" else PER_CHANNEL_OPSET)
     check_samples(samples, source.inputs)
     check_listens(source, samples.feed(samples.indices[0]), samples.feed(samples.indices[-1]))
+    rules = excluded(source.model, recipe)
     if recipe.pools_as_convs:
-        source, _ = pools_as_convs(source)
+        source, _ = pools_as_convs(source, rules)
     if recipe.equalize:
         source, _ = equalized(source)
     if recipe.bias_correction == "analytic":
-        source, _ = corrected(source, samples, recipe, set(excluded(source.model, recipe)))
+        source, _ = corrected(source, samples, recipe, set(rules))
     return source
 
 
@@ -110,7 +111,7 @@ def write(source: Source, ranges: Ranges, recipe: CalibrationRecipe, out: Path, 
     Raises:
         StageError: The writer failed, or wrote what the recipe's runtime refuses.
     """
-    rules = excluded(source.model, recipe)
+    rules = excluded(source.asked or source.model, recipe)
     written = _write_pairs(source, ranges, recipe, sorted(rules))
     if recipe.runtime == "tensorrt" and (faults := tensorrt_faults(written)):
         raise StageError("quantize", str(source.path), f"TensorRT would refuse the file: {'; '.join(faults[:3])}")

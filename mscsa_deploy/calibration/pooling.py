@@ -13,22 +13,26 @@ import onnx
 from onnx import helper, numpy_helper
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
 
     from mscsa_deploy.calibration.source import Source
 
 
-def pools_as_convs(source: Source) -> tuple[Source, int]:
+def pools_as_convs(source: Source, left_float: Container[str] = ()) -> tuple[Source, int]:
     """A copy of `source` with its average pools as convolutions of the same names, and how many there were.
 
     Only pools of (N, C, H, W) without padding and with a known C: padding makes the divisor differ at the border.
+
+    Args:
+        source: The float model.
+        left_float: Nodes that stay float, and so stay pools.
     """
     model = onnx.ModelProto()
     model.CopyFrom(source.model)
     channels = {value.name: _channels(value) for value in (*model.graph.input, *model.graph.value_info)}
     count = 0
     for node in model.graph.node:
-        if node.op_type != "AveragePool":
+        if node.op_type != "AveragePool" or node.name in left_float:
             continue
         settings = {each.name: helper.get_attribute_value(each) for each in node.attribute}
         depth = channels.get(node.input[0], 0)
@@ -37,7 +41,8 @@ def pools_as_convs(source: Source) -> tuple[Source, int]:
             count += 1
     if not count:
         return source, 0
-    return replace(source, model=model, notes=(*source.notes, f"{count} average pools run as convolutions")), count
+    notes = (*source.notes, f"{count} average pools run as convolutions")
+    return replace(source, model=model, asked=source.model, notes=notes), count
 
 
 def _channels(value: onnx.ValueInfoProto) -> int:

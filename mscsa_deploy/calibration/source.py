@@ -46,6 +46,7 @@ class Source:
         inputs: Its inputs (initializers left out), static.
         outputs: Its outputs; -1 where the file does not say.
         notes: What was converted on reading.
+        asked: The graph before operators were replaced, which a recipe's rules are about; None where it is `model`.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class Source:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     notes: tuple[str, ...]
+    asked: onnx.ModelProto | None = None
 
     @property
     def metadata(self) -> dict[str, str]:

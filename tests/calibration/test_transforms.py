@@ -12,8 +12,10 @@ from onnx import numpy_helper, parser
 from mscsa_deploy.calibration.bias import corrected, rounded
 from mscsa_deploy.calibration.checks import plain_session
 from mscsa_deploy.calibration.equalization import equalized, find_pairs
+from mscsa_deploy.calibration.placement import match
 from mscsa_deploy.calibration.pooling import pools_as_convs
 from mscsa_deploy.calibration.quantizer import quantize
+from mscsa_deploy.calibration.recipe import FloatRule
 from mscsa_deploy.calibration.samples import from_arrays
 from mscsa_deploy.calibration.sensitivity import measure_sensitivity
 from mscsa_deploy.calibration.source import initializers, open_source
@@ -199,3 +201,24 @@ def test_a_pool_that_runs_as_a_convolution_is_quantized_and_ranked(net_file, sam
     assert "pool" not in {left.node for left in made.left_float}
     ranking = measure_sensitivity(net_file, tmp_path / "q.onnx", samples.take(2), by="node")
     assert "pool" in {unit.unit for unit in ranking.units}
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        FloatRule(reason="kept", op_types=("AveragePool",)),
+        FloatRule(reason="kept", nodes=("pool",)),
+        # It would be one of the last three convolutions.
+        FloatRule(reason="kept", last_convs=3),
+        FloatRule(reason="kept", downstream_of=("AveragePool",)),
+        FloatRule(reason="kept", op_types=("AveragePool", "Mul"), weightless=True),
+    ],
+    ids=["op_types", "nodes", "last_convs", "downstream_of", "weightless"],
+)
+def test_rules_are_about_pools_also_where_these_run_as_convolutions(rule, net_file, samples, tmp_path):
+    wanted = set(match(open_source(net_file).model, rule))
+    settings = recipe(pools_as_convs=True, keep_float=(rule,), op_types=("Conv", "AveragePool", "Mul"))
+    made = quantize(net_file, samples, settings, tmp_path / "q.onnx")
+    assert {left.node for left in made.left_float if left.reason == "kept"} == wanted
+    kinds = {node.name: node.op_type for node in onnx.load(str(made.artifact.path)).graph.node}
+    assert kinds["pool"] == ("AveragePool" if "pool" in wanted else "Conv")
