@@ -20,7 +20,7 @@ from mscsa_deploy.workflow.judge import Judge, class_count
 
 if TYPE_CHECKING:
     from mscsa_deploy.imaging.preprocess import Preprocess
-    from mscsa_deploy.parity.bisect import RunFile
+    from mscsa_deploy.parity.opened import RunFile
     from mscsa_deploy.runtimes.protocol import Session
     from mscsa_deploy.workflow.contestants import Contestant
 
@@ -176,9 +176,10 @@ def paired(expected: Mapping[str, Array], answered: Mapping[str, Array]) -> dict
 
 
 def runner(contestant: Contestant, contest: Contest) -> RunFile:
-    """What runs another file the way `contestant` is run; for `parity.bisect`.
+    """What runs another file the way `contestant` is run; for `parity.bisect` and `parity.noise`.
 
-    It is fed decoded pictures, and makes of them what its file declares: normalized values, or pixels.
+    It is fed decoded pictures, and makes of them what its file declares: normalized values, or pixels. Other inputs get
+    what the feed holds under their names.
     """
 
     def run(path: Path, feeds: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
@@ -186,9 +187,11 @@ def runner(contestant: Contestant, contest: Contest) -> RunFile:
 
         settings = contestant.settings(contest.threads)
         with RUNTIMES.load(contestant.runtime)().load(path, settings) as session:
-            declared = session.inputs[0]
-            pictures = (next(iter(feed.values())) for feed in feeds)
-            tensors = (model_input(picture, contest.preprocess, declared.dtype) for picture in pictures)
-            return [session.run({declared.name: tensor}) for tensor in tensors]
+            declared, *others = session.inputs
+            answers = []
+            for feed in feeds:
+                tensor = model_input(next(iter(feed.values())), contest.preprocess, declared.dtype)
+                answers.append(session.run({declared.name: tensor, **{each.name: feed[each.name] for each in others}}))
+            return answers
 
     return run

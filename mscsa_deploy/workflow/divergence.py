@@ -7,27 +7,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from mscsa_deploy.core.config import Record
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.report import ParityNumbers
 
 if TYPE_CHECKING:
+    from mscsa_deploy.core.tensors import Feed
     from mscsa_deploy.parity.compare import Parity
+    from mscsa_deploy.parity.opened import Side
     from mscsa_deploy.parity.tolerance import Tolerance
     from mscsa_deploy.workflow.contest import Contest
     from mscsa_deploy.workflow.contestants import Contestant
 
 FLOAT_LIMIT = 1e-3
 """Where FP32 tensors differ by more than this share of their range, that is no rounding any more."""
-MARGIN_DB = 3.0
-"""Quantization noise adds up along a network; a tensor within this of the output's noise holds most of it."""
-USUAL_SQNR_DB = 10.0
+HIDDEN_DB = 6.0
+"""An output that is so much better while all tensors are given out has lost its fault by that."""
 QDQ_RECIPE = "int8_openvino_qdq"
 """OpenVINO's INT8 as an ONNX file."""
 
 
 class DivergenceRecord(Record, frozen=True, kw_only=True):
-    """The first node at which a candidate parts ways with the reference.
+    """The node at which a candidate parts ways with the reference: the first, or in INT8 the one that costs most.
 
     Args:
         subject: The candidate.
@@ -36,10 +39,10 @@ class DivergenceRecord(Record, frozen=True, kw_only=True):
         node: Its name in the reference.
         op: Its type.
         tensor: What it computes.
-        parity: How far that differs.
-        limit: What counted as differing.
-        agreeing: The compared tensors right before it, which agree.
-        steps: How many pairs of runs it took.
+        parity: How far that differs; in INT8 from what the reference computes of the same values.
+        limit: What counted as differing; in INT8 what the node's noise alone does to the output, and the next node's.
+        agreeing: The compared tensors right before it, which agree; in INT8 those that add less noise.
+        steps: How many runs it took, pairs of them in float.
         reason: Why none was found.
     """
 
@@ -72,7 +75,7 @@ def find_divergence(
     work: Path,
     progress: Progress = silent,
 ) -> DivergenceRecord:
-    """The first node of `failed` that computes something else than the reference does.
+    """The first node of `failed` that computes something else than the reference does; in INT8 the costliest.
 
     Args:
         failed: What is searched.
@@ -81,7 +84,7 @@ def find_divergence(
         work: Directory for files with extra outputs.
         progress: Told each step.
     """
-    from mscsa_deploy.parity.bisect import Side, first_divergence
+    from mscsa_deploy.parity.opened import Side
     from mscsa_deploy.workflow.contest import runner
 
     candidate = failed.contestant
@@ -89,25 +92,30 @@ def find_divergence(
     reason = _obstacle(failed, against)
     if reason or against is None:
         return DivergenceRecord(subject=candidate.name, reason=reason)
-    tolerance = search_limit(failed.parity, candidate.arithmetic)
     images = contest.images()
     worst = dict.fromkeys(int(image.name) for image in failed.parity.worst)
     pictures = [{"picture": images.dataset.load(index)[0]} for index in worst]
-    found = first_divergence(
-        Side(against.path, runner(against, contest)),
-        Side(candidate.path, runner(candidate, contest)),
-        pictures,
-        tolerance,
-        work=work,
-        progress=progress,
-    )
+    sides = Side(against.path, runner(against, contest)), Side(candidate.path, runner(candidate, contest))
+    find = _noisiest if candidate.arithmetic == "int8" else _first
+    found = find(failed, sides, pictures, work, progress)
+    return msgspec.structs.replace(found, against=against.name)
+
+
+def _first(
+    failed: Failed, sides: tuple[Side, Side], pictures: Sequence[Feed], work: Path, progress: Progress
+) -> DivergenceRecord:
+    """The first node whose output differs by more than rounding."""
+    from mscsa_deploy.parity.bisect import first_divergence
+
+    subject = failed.contestant.name
+    tolerance = search_limit(failed.parity, failed.contestant.arithmetic)
     limit = ", ".join(f"{metric} {value:.3g}" for metric, value in tolerance.limits().items())
+    found = first_divergence(*sides, pictures, tolerance, work=work, progress=progress)
     if found is None:
         reason = "on the worst images the outputs agree within the limit"
-        return DivergenceRecord(subject=candidate.name, against=against.name, limit=limit, reason=reason)
+        return DivergenceRecord(subject=subject, limit=limit, reason=reason)
     return DivergenceRecord(
-        subject=candidate.name,
-        against=against.name,
+        subject=subject,
         found=True,
         node=found.node,
         op=found.op,
@@ -115,6 +123,37 @@ def find_divergence(
         parity=found.parity.numbers(),
         limit=limit,
         agreeing=found.agreeing,
+        steps=found.steps,
+    )
+
+
+def _noisiest(
+    failed: Failed, sides: tuple[Side, Side], pictures: Sequence[Feed], work: Path, progress: Progress
+) -> DivergenceRecord:
+    """The node whose own rounding costs the output most: every tensor of INT8 differs, so the first says nothing."""
+    from mscsa_deploy.parity.noise import noisiest_node
+
+    subject = failed.contestant.name
+    found = noisiest_node(*sides, pictures, work=work, progress=progress)
+    if found is None:
+        return DivergenceRecord(subject=subject, reason="on the worst images no node adds noise that the output shows")
+    measured, opened = failed.parity.sqnr_db, found.together.sqnr_db
+    if measured is not None and opened is not None and opened > measured + HIDDEN_DB:
+        reason = (
+            f"with all its tensors given out the output is better ({opened:.1f} dB, {measured:.1f} dB without), so the "
+            f"fault lies in what {failed.contestant.runtime} fuses"
+        )
+        return DivergenceRecord(subject=subject, reason=reason)
+    after = f", that of '{found.next_node}' at {found.next_db:.1f} dB" if found.next_node else ""
+    return DivergenceRecord(
+        subject=subject,
+        found=True,
+        node=found.node,
+        op=found.op,
+        tensor=found.tensor,
+        parity=found.own.numbers(),
+        limit=f"none in INT8; its noise alone leaves the output at {found.output_db:.1f} dB{after}",
+        agreeing=found.quieter,
         steps=found.steps,
     )
 
@@ -148,18 +187,12 @@ def _way_out(failed: Failed) -> str:
 
 
 def search_limit(parity: Parity, arithmetic: str) -> Tolerance:
-    """What counts as differing inside the network, given how far its output is off.
+    """What counts as differing inside a float network, given how far its output is off.
 
-    In float the limit is half of the output's error, at most `FLOAT_LIMIT` in FP32; in INT8, where every tensor
-    carries noise, it is the output's own signal-to-noise ratio and `MARGIN_DB`.
+    The limit is half of the output's error, at most `FLOAT_LIMIT` in FP32.
     """
     from mscsa_deploy.parity.tolerance import Tolerance
 
-    if arithmetic == "int8":
-        measured = parity.sqnr_db
-        usable = measured is not None and abs(measured) < 200.0
-        limit = (measured or 0.0) + MARGIN_DB if usable else USUAL_SQNR_DB
-        return Tolerance(sqnr_db=limit, why="quantization noise that adds up stays below the output's")
     off = parity.max_abs_over_range or 0.0
     half = off / 2 if 0.0 < off < 1e6 else FLOAT_LIMIT
     limit = min(half, FLOAT_LIMIT) if arithmetic == "fp32" else half

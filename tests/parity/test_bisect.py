@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mscsa_deploy.errors import UserError
-from mscsa_deploy.parity.bisect import Side, first_divergence, write_with_outputs
+from mscsa_deploy.parity.bisect import first_divergence
+from mscsa_deploy.parity.opened import Side, write_with_outputs
 from mscsa_deploy.parity.tolerance import Tolerance
 
 onnx = pytest.importorskip("onnx")
