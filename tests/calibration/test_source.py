@@ -51,12 +51,17 @@ def test_a_missing_file_is_refused(tmp_path):
         open_source(tmp_path / "none.onnx")
 
 
-def test_a_model_that_ignores_its_input_is_refused(samples, tmp_path):
+@pytest.mark.parametrize("count", [6, 1])
+def test_a_model_that_ignores_its_input_is_refused(count, samples, tmp_path):
     model = net()
     stem = next(tensor for tensor in model.graph.initializer if tensor.name == "w0")
     stem.CopyFrom(numpy_helper.from_array(np.zeros((8, 3, 3, 3), np.float32), "w0"))
     with pytest.raises(UserError, match="ignore its input"):
-        quantize(save(model, tmp_path), samples, recipe(), tmp_path / "q.onnx")
+        quantize(save(model, tmp_path), samples.take(count), recipe(), tmp_path / "q.onnx")
+
+
+def test_one_picture_is_enough_for_a_model_that_listens(net_file, samples, tmp_path):
+    assert quantize(net_file, samples.take(1), recipe(), tmp_path / "q.onnx").samples == 1
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
