@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from mscsa_deploy.bundle.consistency import check_session
-from mscsa_deploy.bundle.selection import Candidate, answering, missing_isa, select
+from mscsa_deploy.bundle.selection import Candidate, answering, made_elsewhere, select
 from mscsa_deploy.bundle.store import Bundle, read_bundle
 from mscsa_deploy.errors import SpecError, StageError, UserError
 from mscsa_deploy.imaging.classmap import best_classes, class_map, resize_nearest
@@ -29,11 +29,14 @@ from mscsa_deploy.runtimes import RUNTIMES
 from mscsa_deploy.runtimes.protocol import SessionSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mscsa_deploy.bundle.manifest import Manifest, Postprocess
     from mscsa_deploy.core.tensors import Array
     from mscsa_deploy.runtimes.protocol import Session
 
 TOP = 5
+MOST_THREADS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,31 +188,29 @@ def load(
     """Open a bundle with the artefact that suits this machine.
 
     See `mscsa_deploy.bundle.selection.select` for the order of preference. Using an artefact that was made
-    for instructions which this processor lacks warns.
+    for instructions which this processor lacks, or may lack, or on another architecture, warns.
 
     Args:
         bundle: Directory, zip, or an already read bundle.
         runtime: Only this one, e.g. ``"onnxruntime"``.
         precision: Only this one: ``"fp32"``, ``"fp16"``, ``"bf16"`` or ``"int8"``.
-        threads: Compute threads; by default as many as it was measured with.
+        threads: Compute threads, at most `MOST_THREADS`; by default as many as it was measured with, but no more than
+            there are cores.
         cache: Directory where the runtime may keep what it compiled, to load sooner the next time.
         values: Rather an artefact that answers with values per class than one that answers with class maps.
 
     Raises:
-        UserError: It is no bundle, a file of it was changed, or a name is unknown.
+        UserError: It is no bundle, a file of it was changed, a name is unknown, or `threads` is out of range.
         SpecError: The file has other inputs or outputs than the bundle says.
         UnsupportedError: Nothing in it can run here; the message says what there is and what is missing.
     """
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise UserError(f"threads is {threads}, expected 1 to {MOST_THREADS}")
     opened = bundle if isinstance(bundle, Bundle) else read_bundle(Path(bundle))
     _check_resize(opened.manifest)
     chosen = select(opened, runtime=runtime, precision=precision, values=values)
-    if missing := missing_isa(chosen.entry):
-        warnings.warn(
-            f"'{chosen.entry.path}' requires {', '.join(missing)}, which this processor lacks: "
-            "it may be slow or inexact",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+    for doubt in _doubts(opened.manifest, chosen):
+        warnings.warn(doubt, RuntimeWarning, stacklevel=2)
     return _open(opened, chosen, threads or _threads(opened.manifest, chosen), cache)
 
 
@@ -244,11 +245,22 @@ def _open(bundle: Bundle, chosen: Candidate, threads: int, cache: Path | None) -
     return Runner(bundle, chosen, threads, session)
 
 
+def _doubts(manifest: Manifest, chosen: Candidate) -> Iterator[str]:
+    """What may make `chosen` slow or wrong on this machine."""
+    from mscsa_deploy.core.environment import architecture, isa_doubts
+
+    if made := made_elsewhere(manifest):
+        check = "check it with the golden pair" if manifest.golden else "check its answers"
+        yield f"the bundle was measured and verified on {made}, not on {architecture()}; {check}"
+    yield from isa_doubts(f"'{chosen.entry.path}'", chosen.entry.requires)
+
+
 def _threads(manifest: Manifest, chosen: Candidate) -> int:
+    from mscsa_deploy.core.environment import usable_cores
+
     choice = manifest.recommended
-    if choice is not None and choice.artifact == chosen.entry.path:
-        return choice.threads
-    return chosen.threads
+    wanted = choice.threads if choice is not None and choice.artifact == chosen.entry.path else chosen.threads
+    return min(max(wanted, 1), usable_cores())
 
 
 def _argmax(values: Array) -> Array:

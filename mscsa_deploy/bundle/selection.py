@@ -65,6 +65,10 @@ def select(
     bundle was made, then FP32. Artefacts that require instructions which this processor lacks come last.
     Of a file that was measured with several settings of its runtime, those count that are fastest and can run here.
 
+    On another architecture than the bundle was made on, nobody knows what is fast, and its recommendation says
+    nothing: FP32 comes first, with nothing but the network in the file, and INT8 last, that of ONNX Runtime before
+    any other, because its integer kernels round alike everywhere.
+
     Args:
         bundle: A verified bundle.
         runtime: Only this one.
@@ -118,11 +122,16 @@ def answering(chosen: Candidate, bundle: Bundle) -> Candidate | None:
     return None
 
 
-def candidates(manifest: Manifest, *, values: bool = True) -> tuple[Candidate, ...]:
+def candidates(manifest: Manifest, *, values: bool = True, elsewhere: bool = False) -> tuple[Candidate, ...]:
     """Every way to run the bundle, the preferred one first.
 
     A network with its tail in the graph is shipped where that is faster, so it stands right before the same
     network without, or right behind it where `values` per class are wanted.
+
+    Args:
+        manifest: Of the bundle.
+        values: Rather values per class than class maps.
+        elsewhere: For another architecture than the bundle was made on, see `select`.
     """
     found: dict[tuple[str, ...], Candidate] = {}
     for entry in manifest.artifacts:
@@ -141,19 +150,30 @@ def candidates(manifest: Manifest, *, values: bool = True) -> tuple[Candidate, .
         twin = twin_of(candidate.entry, manifest)
         alike = [other for other in found.values() if other.entry is twin and _alike(other, candidate)]
         same = min(alike, key=lambda other: other.options != candidate.options, default=None)
-        return (*_preference(same or candidate, manifest.recommended), (same is not None) == values)
+        best = same or candidate
+        preference = _without_measurements(best) if elsewhere else _preference(best, manifest.recommended)
+        return (*preference, (same is not None) == (values or elsewhere))
 
     return tuple(sorted(found.values(), key=rank))
 
 
 def missing_isa(entry: ArtifactEntry) -> tuple[str, ...]:
-    """The instruction sets that `entry` requires and this processor lacks."""
+    """The instruction sets that `entry` requires and this processor certainly lacks."""
     if not entry.requires:
         return ()
-    from mscsa_deploy.core.environment import has_isa, isa_flags
+    from mscsa_deploy.core.environment import lacking_isa
 
-    present = isa_flags()
-    return tuple(flag for flag in entry.requires if not has_isa(flag, present))
+    return lacking_isa(entry.requires)
+
+
+def made_elsewhere(manifest: Manifest) -> str:
+    """The architecture that the bundle was measured and verified on, where this machine has another; else empty."""
+    made = manifest.environment.get("arch")
+    if not isinstance(made, str):
+        return ""
+    from mscsa_deploy.core.environment import architecture
+
+    return made if made != architecture() else ""
 
 
 def _way(candidate: Candidate) -> tuple[str, ...]:
@@ -180,8 +200,24 @@ def _preference(candidate: Candidate, choice: Choice | None) -> tuple[Any, ...]:
         latency is None,
         latency.p50 if latency else 0.0,
         -PRECISIONS.index(candidate.precision),
-        candidate.entry.runtimes.index(candidate.runtime) if candidate.runtime in candidate.entry.runtimes else 99,
+        _suits(candidate),
     )
+
+
+def _without_measurements(candidate: Candidate) -> tuple[Any, ...]:
+    """The preference where what was measured says nothing."""
+    return (
+        -PRECISIONS.index(candidate.precision),
+        candidate.precision == "int8" and candidate.runtime != "onnxruntime",
+        candidate.rest != "fp32",
+        _suits(candidate),
+    )
+
+
+def _suits(candidate: Candidate) -> int:
+    """How well the file suits its runtime, 0 being best."""
+    runtimes = candidate.entry.runtimes
+    return runtimes.index(candidate.runtime) if candidate.runtime in runtimes else len(runtimes)
 
 
 def _wanted(bundle: Bundle, runtime: str | None, precision: str | None, *, values: bool) -> list[Candidate]:
@@ -191,9 +227,10 @@ def _wanted(bundle: Bundle, runtime: str | None, precision: str | None, *, value
         bundle.artifacts_for(runtime)
     if precision is not None and precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
+    elsewhere = bool(made_elsewhere(bundle.manifest))
     found = [
         candidate
-        for candidate in candidates(bundle.manifest, values=values)
+        for candidate in candidates(bundle.manifest, values=values, elsewhere=elsewhere)
         if runtime in (None, candidate.runtime) and precision in (None, candidate.precision)
     ]
     if not found:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import math
 import os
 import platform
 import sys
@@ -24,13 +25,16 @@ _CPUINFO = Path("/proc/cpuinfo")
 _CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 _CGROUP = Path("/sys/fs/cgroup")
 
-ISA_OF_INTEREST = (
-    # x86
-    "sse4_1", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni",
-    "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16",
-    # arm64, as Linux names them: fp16 arithmetic, int8 dot product, int8 and bf16 matrix multiply, vectors
-    "asimd", "fphp", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2",
-)  # fmt: skip
+_ISA_BY_ARCHITECTURE = {
+    "x86_64": (
+        "sse4_1", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni",
+        "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16",
+    ),
+    # As Linux names them: fp16 arithmetic, int8 dot product, int8 and bf16 matrix multiply, vectors.
+    "aarch64": ("asimd", "fphp", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2"),
+}  # fmt: skip
+
+ISA_OF_INTEREST = tuple(flag for flags in _ISA_BY_ARCHITECTURE.values() for flag in flags)
 
 PACKAGES = (
     "mscsa-deploy", "numpy", "pillow", "torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime",
@@ -129,7 +133,7 @@ def read_environment() -> Environment:
     memory = psutil.virtual_memory()
     return Environment(
         cpu=_cpu_model(),
-        arch=_arch(),
+        arch=architecture(),
         isa=isa_flags(),
         cores_logical=psutil.cpu_count() or 1,
         cores_physical=psutil.cpu_count(logical=False) or 0,
@@ -153,21 +157,54 @@ def has_isa(wanted: str, flags: Collection[str]) -> bool:
     return wanted in flags or (wanted == "vnni" and not VNNI.isdisjoint(flags))
 
 
-def lacking_isa(wanted: Iterable[str]) -> tuple[str, ...]:
-    """Those of the extensions `wanted` that this processor lacks."""
-    asked = tuple(flag for flag in wanted if flag)
-    present = isa_flags() if asked else ()
-    return tuple(flag for flag in asked if not has_isa(flag, present))
-
-
 def isa_flags() -> tuple[str, ...]:
     """The processor's extensions of `ISA_OF_INTEREST`; empty where the system does not list them."""
-    for line in _lines(_CPUINFO):
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            present = set(value.split())
-            return tuple(flag for flag in ISA_OF_INTEREST if flag in present)
-    return ()
+    present = _listed_isa() or ()
+    return tuple(flag for flag in ISA_OF_INTEREST if flag in present)
+
+
+def lacking_isa(wanted: Iterable[str]) -> tuple[str, ...]:
+    """Those of the extensions `wanted` that this processor certainly lacks."""
+    return _without_isa(wanted)[0]
+
+
+def isa_doubts(subject: str, wanted: Iterable[str]) -> tuple[str, ...]:
+    """What to say where `subject` requires extensions that this processor lacks, or may lack; empty if it has all."""
+    lacking, untold = _without_isa(wanted)
+    said = []
+    if lacking:
+        said.append(f"{subject} requires {', '.join(lacking)}, which this processor lacks: it may be slow or inexact")
+    if untold:
+        said.append(
+            f"{subject} requires {', '.join(untold)}; this system does not tell whether the processor has it: "
+            "without, it may be slow or inexact"
+        )
+    return tuple(said)
+
+
+def _without_isa(wanted: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Those of `wanted` that this processor lacks, and those that the system does not tell about.
+
+    Windows and macOS do not list what a processor has; it lacks what only another architecture knows.
+    """
+    names = tuple(flag for flag in wanted if flag)
+    present = isa_flags() if names else ()
+    if present or not names or _listed_isa() is not None:
+        return tuple(flag for flag in names if not has_isa(flag, present)), ()
+    foreign = {flag for arch, flags in _ISA_BY_ARCHITECTURE.items() if arch != architecture() for flag in flags}
+    lacking = tuple(flag for flag in names if has_isa(flag, foreign))
+    return lacking, tuple(flag for flag in names if flag not in lacking)
+
+
+def usable_cores() -> int:
+    """Logical cores that this process can keep busy: those it may run on, within the container's quota."""
+    quota = _cgroup_cpus()
+    return max(min(_cores_allowed(), math.ceil(quota) if quota is not None else _cores_allowed()), 1)
+
+
+def architecture() -> str:
+    """Of the processor, as Linux names it: ``"x86_64"``, ``"aarch64"``, ..."""
+    return {"AMD64": "x86_64", "arm64": "aarch64", "ARM64": "aarch64"}.get(platform.machine(), platform.machine())
 
 
 def package_version(*names: str) -> str:
@@ -196,8 +233,13 @@ def read_clocks() -> Clocks:
     )
 
 
-def _arch() -> str:
-    return {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
+def _listed_isa() -> set[str] | None:
+    """Every extension that the system lists; None where it lists none at all."""
+    for line in _lines(_CPUINFO):
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return set(value.split())
+    return None
 
 
 def _cpu_model() -> str:
@@ -208,7 +250,7 @@ def _cpu_model() -> str:
             return facts[name]
     if "CPU part" in facts:
         return f"ARM implementer {facts.get('CPU implementer', '?')} part {facts['CPU part']}"
-    return platform.processor() or _arch()
+    return platform.processor() or architecture()
 
 
 def _split(line: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mscsa_deploy.core.environment import lacking_isa
+from mscsa_deploy.core.environment import isa_doubts
 from mscsa_deploy.core.files import sha256_file
 from mscsa_deploy.core.header_keys import TASK
 from mscsa_deploy.errors import UserError, unknown_name
@@ -109,12 +109,8 @@ def warn_of_missing_isa(found: Sequence[Contestant]) -> None:
     """Warn, once per file, where one is going to run without the instruction sets that it requires."""
     for path in dict.fromkeys(each.path for each in found if each.status == "ok"):
         file = next(each for each in found if each.path == path)
-        if missing := lacking_isa(file.requires):
-            logger.warning(
-                "'%s' requires %s, which this processor lacks: it may be slow or inexact",
-                file.label,
-                ", ".join(missing),
-            )
+        for doubt in isa_doubts(f"'{file.label}'", file.requires):
+            logger.warning("%s", doubt)
 
 
 def _runtimes(named: Sequence[str] | None) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mscsa_deploy.core.artifact import Artifact, MadeBy, model_digest
 from mscsa_deploy.core.config import read_toml
-from mscsa_deploy.core.environment import lacking_isa, package_versions
+from mscsa_deploy.core.environment import isa_doubts, package_versions
 from mscsa_deploy.core.progress import Progress
 from mscsa_deploy.core.tensors import TensorSpec
 from mscsa_deploy.workflow.cache import cached, located, relative
@@ -141,10 +141,8 @@ def _onnx(
     adopted = adopt(path, task=ask.task, preprocess=told, rewrite=rewrite)
     for note in adopted.notes:
         logger.warning("'%s' %s", path, note)
-    if missing := _missing_isa(adopted):
-        logger.warning(
-            "'%s' requires %s, which this processor lacks: it may be slow or inexact", path, ", ".join(missing)
-        )
+    for doubt in isa_doubts(f"'{path}'", _required_isa(adopted)):
+        logger.warning("%s", doubt)
     info = adopted.info
     artifact = _kept(adopted, path) if rewrite and adopted.changed else _artifact(adopted, path, "given")
     variants = []
@@ -169,11 +167,11 @@ def _onnx(
     )
 
 
-def _missing_isa(adopted: Adopted) -> tuple[str, ...]:
-    """The instruction sets that an INT8 file of ours requires and this processor lacks."""
+def _required_isa(adopted: Adopted) -> list[str]:
+    """The instruction sets that an INT8 file of ours requires."""
     from mscsa_deploy.calibration.provenance import REQUIRES
 
-    return lacking_isa(adopted.model.metadata_props.get(REQUIRES, "").split(","))
+    return adopted.model.metadata_props.get(REQUIRES, "").split(",")
 
 
 def _artifact(adopted: Adopted, path: Path, stage: str) -> Artifact:

@@ -139,17 +139,37 @@ def test_predict_understands_every_boundary(bundle, monkeypatch, output, values,
     assert (answer.class_map[:, 16:] == 2).all()
 
 
-def test_load_takes_the_threads_that_were_recommended_or_measured(tiny, tmp_path):
+@pytest.mark.parametrize(
+    ("cores", "taken"), [(8, (3, 2)), (2, (2, 2)), (1, (1, 1))], ids=["many", "as measured", "one"]
+)
+def test_load_takes_the_threads_that_were_recommended_or_measured_as_far_as_there_are_cores(
+    tiny, tmp_path, monkeypatch, cores, taken
+):
+    monkeypatch.setattr("mscsa_deploy.core.environment.usable_cores", lambda: cores)
     (tmp_path / "b").mkdir()
     tiny.color_network(tmp_path / "b" / "model.onnx")
     entry = tiny.entry(
         "model.onnx", runtimes=("onnxruntime",), measurements=(tiny.measurement("onnxruntime", 1.0, threads=2),)
     )
     choice = Choice(artifact="model.onnx", runtime="onnxruntime", precision="fp32", threads=3)
-    for recommended, threads in ((choice, 3), (None, 2)):
-        bundle = write_bundle(tmp_path / "b", tiny.manifest_of([entry], recommended=recommended))
+    for chosen, threads in zip((choice, None), taken, strict=True):
+        bundle = write_bundle(tmp_path / "b", tiny.manifest_of([entry], recommended=chosen))
         with load(bundle) as runner:
             assert runner.threads == threads
+
+
+@pytest.mark.parametrize("threads", [2**31, 10**30, 0, -4])
+def test_load_recommendation_of_impossible_threads_takes_what_there_is(bundle, monkeypatch, threads):
+    monkeypatch.setattr("mscsa_deploy.core.environment.usable_cores", lambda: 2)
+    choice = msgspec.structs.replace(bundle.manifest.recommended, threads=threads)
+    with load(Bundle(bundle.root, msgspec.structs.replace(bundle.manifest, recommended=choice))) as runner:
+        assert runner.threads == (2 if threads > 0 else 1)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1025, 2**31])
+def test_load_threads_out_of_range_refused(bundle, threads):
+    with pytest.raises(UserError, match=f"threads is {threads}, expected 1 to 1024"):
+        load(bundle, threads=threads)
 
 
 def test_load_zip_answers_the_same(bundle, tiny, tmp_path, monkeypatch):
@@ -279,6 +299,83 @@ def test_load_artifact_for_other_instructions_comes_last_and_warns(bundle):
     only = Bundle(bundle.root, msgspec.structs.replace(bundle.manifest, artifacts=(entry,)))
     with pytest.warns(RuntimeWarning, match="requires avx1024"), load(only):
         pass
+
+
+def test_load_on_a_system_that_lists_no_instructions_takes_what_is_recommended_and_says_so(
+    bundle, tiny, tmp_path, monkeypatch
+):
+    from mscsa_deploy.core import environment
+
+    monkeypatch.setattr(environment, "_CPUINFO", tmp_path / "none")
+    monkeypatch.setattr(environment.platform, "machine", lambda: "AMD64")
+    both = quantized(tiny, bundle, (tiny.measurement("openvino", 0.5, precision="int8"),))
+    first, int8 = both.manifest.artifacts
+    needy = msgspec.structs.replace(int8, requires=("vnni",))
+    both = Bundle(both.root, msgspec.structs.replace(both.manifest, artifacts=(first, needy)))
+    with pytest.warns(RuntimeWarning, match="requires vnni; this system does not tell whether"), load(both) as runner:
+        assert runner.candidate.entry.path == "int8.onnx"
+    monkeypatch.setattr(environment.platform, "machine", lambda: "arm64")
+    assert select(both).entry.path == "model.onnx"
+
+
+@pytest.fixture
+def elsewhere(bundle, tiny, monkeypatch):
+    """A bundle made on x86_64 that recommends OpenVINO's INT8, and a machine with another architecture."""
+    from mscsa_deploy.core import environment
+
+    monkeypatch.setattr(environment.platform, "machine", lambda: "aarch64")
+    both = quantized(
+        tiny,
+        bundle,
+        (
+            tiny.measurement("openvino", 0.1, precision="int8", options={"float_precision": "bf16"}),
+            tiny.measurement("openvino", 0.2, precision="int8"),
+        ),
+    )
+    bundle.file("ort.onnx").write_bytes(bundle.file("model.onnx").read_bytes())
+    slow = tiny.measurement("onnxruntime", 9.0, precision="int8")
+    ort = tiny.entry("ort.onnx", runtimes=("onnxruntime",), precision="int8", measurements=(slow,))
+    whole = msgspec.structs.replace(
+        both.manifest.artifacts[0], path="tail.onnx", postprocess=Postprocess.of("seg", "classmap", tensor="classmap")
+    )
+    artifacts = (whole, *both.manifest.artifacts, ort)
+    return Bundle(
+        bundle.root, msgspec.structs.replace(both.manifest, artifacts=artifacts, environment={"arch": "x86_64"})
+    )
+
+
+def test_select_on_another_architecture_leaves_the_recommendation_and_latencies_out(elsewhere, able):
+    able("int8", "bf16", "fp32")
+    assert str(select(elsewhere)) == "model.onnx on onnxruntime in fp32"
+    assert str(select(elsewhere, precision="int8")) == "ort.onnx on onnxruntime in int8"
+    assert str(select(elsewhere, runtime="openvino")) == "model.onnx on openvino in fp32"
+    assert str(select(elsewhere, runtime="openvino", precision="int8")) == "int8.onnx on openvino in int8"
+
+
+def test_select_on_the_architecture_it_was_made_on_keeps_the_recommendation(elsewhere, able, monkeypatch):
+    monkeypatch.setattr("mscsa_deploy.core.environment.platform.machine", lambda: "x86_64")
+    able("int8", "bf16", "fp32")
+    assert str(select(elsewhere)) == "int8.onnx on openvino in int8 with the rest in bf16"
+
+
+def test_load_on_another_architecture_warns_once(elsewhere, monkeypatch, recwarn):
+    with load(elsewhere, values=True):
+        pass
+    assert [str(each.message) for each in recwarn if each.category is RuntimeWarning] == [
+        "the bundle was measured and verified on x86_64, not on aarch64; check it with the golden pair"
+    ]
+    bare = Bundle(elsewhere.root, msgspec.structs.replace(elsewhere.manifest, golden=None))
+    with pytest.warns(RuntimeWarning, match="check its answers"), load(bare):
+        pass
+
+
+@pytest.mark.parametrize("arch", ["x86_64", "", None, 7])
+def test_load_where_it_was_made_or_nobody_knows_where_does_not_warn(bundle, monkeypatch, recwarn, arch):
+    monkeypatch.setattr("mscsa_deploy.core.environment.platform.machine", lambda: "AMD64")
+    manifest = msgspec.structs.replace(bundle.manifest, environment={"arch": arch})
+    with load(Bundle(bundle.root, manifest)):
+        pass
+    assert [each for each in recwarn if each.category is RuntimeWarning] == []
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,15 @@ import msgspec
 import pytest
 
 from mscsa_deploy.core import environment as module
-from mscsa_deploy.core.environment import Clocks, isa_flags, package_version, read_environment
+from mscsa_deploy.core.environment import (
+    Clocks,
+    isa_doubts,
+    isa_flags,
+    lacking_isa,
+    package_version,
+    read_environment,
+    usable_cores,
+)
 from mscsa_deploy.core.gpus import Gpu, parse_gpus
 
 
@@ -95,6 +103,43 @@ def test_arm_features_are_read_in_the_declared_order(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_CPUINFO", cpuinfo)
     assert isa_flags() == ("asimd", "fphp", "asimddp")
     assert "0xd0b" in module._cpu_model()
+
+
+@pytest.mark.parametrize(
+    ("listed", "machine", "doubtful"),
+    [
+        ("flags\t\t: sse4_1 avx2\n", "x86_64", (("vnni", "asimddp"), ())),
+        ("flags\t\t: avx2 avx512_vnni\n", "x86_64", (("asimddp",), ())),
+        ("flags\t\t: fpu\n", "x86_64", (("vnni", "asimddp"), ())),
+        ("", "AMD64", (("asimddp",), ("vnni",))),
+        ("", "arm64", (("vnni",), ("asimddp",))),
+        ("", "ARM64", (("vnni",), ("asimddp",))),
+    ],
+    ids=["without", "with", "old", "Windows", "macOS", "Windows on ARM"],
+)
+def test_an_extension_that_the_system_does_not_list_is_not_lacking(tmp_path, monkeypatch, listed, machine, doubtful):
+    lacking, untold = doubtful
+    (tmp_path / "cpuinfo").write_text(listed)
+    monkeypatch.setattr(module, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(module.platform, "machine", lambda: machine)
+    assert lacking_isa(("vnni", "", "asimddp")) == lacking
+    said = [f"it requires {', '.join(lacking)}, which this processor lacks: it may be slow or inexact"]
+    if untold:
+        said.append(
+            f"it requires {', '.join(untold)}; this system does not tell whether the processor has it: "
+            "without, it may be slow or inexact"
+        )
+    assert isa_doubts("it", ("vnni", "", "asimddp")) == tuple(said)
+    assert isa_doubts("it", ()) == ()
+
+
+@pytest.mark.parametrize(
+    ("allowed", "quota", "cores"), [(8, None, 8), (8, 2.0, 2), (8, 1.5, 2), (8, 0.25, 1), (2, 16.0, 2)]
+)
+def test_usable_cores_are_those_allowed_within_the_quota(monkeypatch, allowed, quota, cores):
+    monkeypatch.setattr(module, "_cores_allowed", lambda: allowed)
+    monkeypatch.setattr(module, "_cgroup_cpus", lambda: quota)
+    assert usable_cores() == cores
 
 
 @pytest.mark.parametrize(

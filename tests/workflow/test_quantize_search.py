@@ -38,7 +38,7 @@ def model(write_foreign, tmp_path, monkeypatch):
     # Random weights decide by a hair: INT8 agrees on 98.6 % of their pixels.
     monkeypatch.setitem(USUAL_DROP, AGREEMENT, 4.0)
     # Times are scripted, so that every machine may pass for one of the profile below.
-    monkeypatch.setattr("mscsa_deploy.core.environment._arch", lambda: "x86_64")
+    monkeypatch.setattr("mscsa_deploy.core.environment.architecture", lambda: "x86_64")
     monkeypatch.setattr("mscsa_deploy.core.environment.isa_flags", lambda: ("avx2", "avx512f", "avx512_vnni"))
     told = write_foreign(NET, SHAPES, {"calibration": 10, "validation": 4})
     return [
