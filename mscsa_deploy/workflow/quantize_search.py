@@ -171,8 +171,7 @@ class _Measures:
     def rank(self, recipe: CalibrationRecipe) -> tuple[tuple[str, ...], ...]:
         from mscsa_deploy.calibration.sensitivity import measure_sensitivity
 
-        if recipe.engine != "onnxruntime":
-            recipe = with_pairs(recipe)
+        recipe, _ = with_pairs(recipe)
         model = self.bench.source.artifact.path
         few = self.bench.samples.take(RANKING_SAMPLES)
         made = self.bench.make(recipe)
@@ -191,11 +190,21 @@ def _content(artifact: Artifact) -> str:
     return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
 
 
-def with_pairs(recipe: CalibrationRecipe) -> CalibrationRecipe:
-    """A Q/DQ recipe like `recipe`: NNCF's file has no pairs to take apart, but the same blocks are hurt."""
+def with_pairs(recipe: CalibrationRecipe) -> tuple[CalibrationRecipe, str]:
+    """The recipe, or one like it whose file has pairs that fit the FP32 model one by one, and why it is another.
+
+    The same blocks are hurt: NNCF's file has no pairs to take apart, and an FP16 rest comes with scales of FP16.
+    """
     from mscsa_deploy.calibration.search_space import drafted, placements
 
-    return drafted(next(each for each in placements(recipe) if each.engine == "onnxruntime"))
+    if recipe.engine != "onnxruntime":
+        other = drafted(next(each for each in placements(recipe) if each.engine == "onnxruntime"))
+        why = f"'{recipe.name}' is written by {recipe.engine}, whose file has no Q/DQ pairs to take apart"
+        return other, f"{why}: ranked with '{other.name}' in its place"
+    if recipe.rest == "fp16":
+        other = recipe.changed(recipe.name, rest="fp32")
+        return other, f"'{recipe.name}' leaves the rest in FP16: ranked with the rest in FP32, one unit at a time"
+    return recipe, ""
 
 
 def _timed(ms: float | None, float_ms: float | None, why: str) -> Measurement:

@@ -22,7 +22,6 @@ from mscsa_deploy.workflow.quantize_search import with_pairs
 from mscsa_deploy.workflow.subject import Subject, SubjectRequest
 
 if TYPE_CHECKING:
-    from mscsa_deploy.calibration.recipe import CalibrationRecipe
     from mscsa_deploy.calibration.samples import Samples
     from mscsa_deploy.calibration.sensitivity import Sensitivity, TaskMetric
     from mscsa_deploy.core.tensors import Array, Feed
@@ -105,7 +104,7 @@ def run_sensitivity(
     profile = read_profile(request.device) if request.device else pick_profile(read_environment())[0]
     subject = open_subject(request.model, request, profile, progress, runtimes=(request.runtime,), rewrite=True)
     recipe = recipe_for(request.runtime, profile, f"{subject.name}.{subject.task}", named=request.recipe)
-    recipe, note = _with_pairs(recipe)
+    recipe, note = with_pairs(recipe)
     model = subject.float_for(request.runtime)
     calibration, validation = _open(subject, request)
     made = quantize_cached(model.artifact.path, _samples(calibration, subject), recipe, progress)
@@ -126,15 +125,6 @@ def run_sensitivity(
             (work / "sensitivity.json").write_bytes(to_json(report))
             (work / "sensitivity.svg").write_text(to_svg(found), encoding="utf-8")
     return report
-
-
-def _with_pairs(recipe: CalibrationRecipe) -> tuple[CalibrationRecipe, str]:
-    """The recipe, or one like it whose file has pairs, and why it is another."""
-    if recipe.engine == "onnxruntime":
-        return recipe, ""
-    why = f"'{recipe.name}' is written by {recipe.engine}, whose file has no Q/DQ pairs to take apart"
-    other = with_pairs(recipe)
-    return other, f"{why}: ranked with '{other.name}' in its place"
 
 
 def _open(subject: Subject, request: SensitivityRequest) -> tuple[Dataset, Dataset]:

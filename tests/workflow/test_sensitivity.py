@@ -58,6 +58,14 @@ def test_a_recipe_whose_file_has_pairs_is_taken_as_it_is(rank):
     assert (code, ranking["recipe"], ranking["note"]) == (0, "int8_onnxruntime_x86", "")
 
 
+def test_tensorrt_is_ranked_with_the_rest_in_fp32_and_says_so(rank):
+    code, ranking = rank("--for", "tensorrt")
+    assert (code, ranking["recipe"]) == (0, "int8_tensorrt")
+    assert "leaves the rest in FP16: ranked with the rest in FP32" in ranking["note"]
+    assert {"stem", "depthwise", "classifier"} <= {unit["unit"] for unit in ranking["units"]}
+    assert max(unit["sqnr_db"] for unit in ranking["units"]) > ranking["whole_sqnr_db"] > 10
+
+
 def label(folder, network):
     """The float network's own answers as masks."""
     session = onnxruntime.InferenceSession(str(network), providers=["CPUExecutionProvider"])
