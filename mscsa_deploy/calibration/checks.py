@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from mscsa_deploy.errors import StageError, UserError
+from mscsa_deploy.errors import StageError, UnsupportedError, UserError
 
 if TYPE_CHECKING:
     from mscsa_deploy.calibration.source import Source
@@ -15,14 +15,24 @@ if TYPE_CHECKING:
 
 
 def plain_session(model: onnx.ModelProto) -> Any:
-    """An ONNX Runtime session that runs the graph as written, on one thread of the CPU."""
+    """An ONNX Runtime session that runs the graph as written, on one thread of the CPU.
+
+    Raises:
+        UnsupportedError: ONNX Runtime cannot; the operator is named.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises classes with no other base.
+        raise UnsupportedError(
+            f"ONNX Runtime, which calibration runs on, cannot run the float model: {error}",
+            hint="export it with operators of ai.onnx alone",
+        ) from error
 
 
 def with_outputs(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
+from mscsa_deploy.calibration.checks import plain_session, with_outputs
 from mscsa_deploy.core.artifact import model_digest
 from mscsa_deploy.core.tensors import TensorSpec
 from mscsa_deploy.errors import StageError, UserError
@@ -73,6 +74,7 @@ def open_source(path: Path, *, opset: int = PER_CHANNEL_OPSET) -> Source:
     Raises:
         UserError: It cannot be read, is quantized already, has dynamic inputs or an opset below 11.
         StageError: The opset conversion failed.
+        UnsupportedError: It holds an operator that neither onnx nor ONNX Runtime knows.
     """
     try:
         model = onnx.load(str(path))
@@ -90,7 +92,7 @@ def open_source(path: Path, *, opset: int = PER_CHANNEL_OPSET) -> Source:
     _refuse_dynamic(inputs, path)
     model, notes = _at_least(model, opset, path)
     _name_nodes(model)
-    model = onnx.shape_inference.infer_shapes(model)
+    model = _typed(onnx.shape_inference.infer_shapes(model))
     outputs = tuple(_spec(value) for value in model.graph.output)
     return Source(path, model_digest(path), model, inputs, outputs, notes)
 
@@ -136,6 +138,27 @@ def _lifted(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = ir.from_proto(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
     return ir.to_proto(graph)
+
+
+def _typed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` with the types that onnx cannot infer taken from ONNX Runtime, which knows operators beyond ai.onnx.
+
+    Without one, a tensor is neither watched for NaN nor given a range.
+    """
+    graph = model.graph
+    declared = (*graph.value_info, *graph.input, *graph.output)
+    known = {value.name for value in declared if value.type.tensor_type.elem_type}
+    untyped = [name for node in graph.node for name in node.output if name and name not in known]
+    if not untyped:
+        return model
+    kinds = {f"tensor({'float' if name == 'float32' else name})": kind for kind, name in _DTYPES.items()}
+    found = {value.name: value for value in plain_session(with_outputs(model, untyped)).get_outputs()}
+    for name in untyped:
+        if kind := kinds.get(found[name].type):
+            shape = [size if isinstance(size, int) else None for size in found[name].shape]
+            # ONNX Runtime says of an unknown rank what it says of a scalar.
+            graph.value_info.append(onnx.helper.make_tensor_value_info(name, kind, shape or None))
+    return onnx.shape_inference.infer_shapes(model)
 
 
 def _at_least(model: onnx.ModelProto, opset: int, path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:

@@ -7,7 +7,7 @@ from onnx import helper, numpy_helper, parser
 
 from mscsa_deploy.calibration.quantizer import quantize
 from mscsa_deploy.calibration.source import open_source
-from mscsa_deploy.errors import StageError, UserError
+from mscsa_deploy.errors import StageError, UnsupportedError, UserError
 
 from .conftest import TENSORRT, loud, net, recipe
 
@@ -115,6 +115,34 @@ def test_a_sum_that_overflows_is_no_fault(samples, net_file, tmp_path):
 
     huge = type(samples)("huge", feed, samples.indices, samples.content)
     assert quantize(net_file, huge, recipe(), tmp_path / "q.onnx").samples == len(samples)
+
+
+def of_microsoft(model, kind):
+    """The same with its first Relu replaced by an operator beyond ai.onnx, whose types onnx does not infer."""
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    relu = next(node for node in model.graph.node if node.op_type == "Relu")
+    relu.op_type, relu.domain = kind, "com.microsoft"
+    return model
+
+
+def test_what_follows_an_operator_that_onnx_does_not_know_is_quantized(net_file, samples, tmp_path):
+    made = quantize(save(of_microsoft(net(), "Gelu"), tmp_path), samples, recipe(), tmp_path / "q.onnx")
+    plain = quantize(net_file, samples, recipe(), tmp_path / "plain.onnx")
+    assert made.ranges.keys() == plain.ranges.keys()
+    assert {left.op for left in made.left_float} - {left.op for left in plain.left_float} == {"Gelu"}
+
+
+def test_a_value_that_is_not_finite_is_seen_behind_an_operator_that_onnx_does_not_know(samples, tmp_path):
+    model = of_microsoft(net(), "QuickGelu")
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "b1")
+    bias.CopyFrom(numpy_helper.from_array(np.full(8, np.nan, np.float32), "b1"))
+    with pytest.raises(StageError, match=r"node 'depthwise' \(Conv\)"):
+        quantize(save(model, tmp_path), samples, recipe(), tmp_path / "q.onnx")
+
+
+def test_an_operator_that_nobody_knows_is_refused_by_name(samples, tmp_path):
+    with pytest.raises(UnsupportedError, match=r"com\.microsoft:NoSuchOp"):
+        quantize(save(of_microsoft(net(), "NoSuchOp"), tmp_path), samples, recipe(), tmp_path / "q.onnx")
 
 
 def test_unnamed_nodes_get_names(tmp_path):
