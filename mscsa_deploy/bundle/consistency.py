@@ -69,8 +69,10 @@ def check_session(session: Session, entry: ArtifactEntry) -> None:
 
 
 def _hold(found: Sequence[TensorSpec], said: Sequence[Tensor], kind: str, path: str) -> None:
+    # What a picture becomes follows the record's dtype; what an answer means does not.
     fits = len(found) == len(said) and all(
-        any(_fits(spec, tensor) for spec in found if spec.name == tensor.name) for tensor in said
+        any(_fits(spec, tensor) and (kind == "output" or spec.dtype == tensor.dtype) for spec in found)
+        for tensor in said
     )
     if not fits:
         here = "; ".join(f"'{spec.name}' {spec.dtype} {list(spec.shape)}" for spec in found) or "none of that name"
@@ -79,6 +81,7 @@ def _hold(found: Sequence[TensorSpec], said: Sequence[Tensor], kind: str, path: 
 
 
 def _fits(spec: TensorSpec, tensor: Tensor) -> bool:
-    """Whether shapes agree where both tell them; a runtime may answer in another dtype, and checks what it is fed."""
+    """Whether `tensor` describes `spec`, as far as both tell sizes."""
     sizes = zip(spec.shape, tensor.shape, strict=False)
-    return len(spec.shape) == len(tensor.shape) and all(one == other or -1 in (one, other) for one, other in sizes)
+    alike = spec.name == tensor.name and len(spec.shape) == len(tensor.shape)
+    return alike and all(one == other or -1 in (one, other) for one, other in sizes)

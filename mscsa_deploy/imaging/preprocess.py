@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -54,7 +55,9 @@ class Preprocess(Config, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
             raise UserError(f"preprocessing to {self.height}x{self.width} pixels, expected at least 1x1")
-        if min(self.std) <= 0:
+        if not all(map(math.isfinite, self.mean)):
+            raise UserError(f"mean is {list(self.mean)}, expected three finite numbers on the 0..1 scale")
+        if min(self.std) <= 0 or not all(map(math.isfinite, self.std)):
             raise UserError(f"std is {list(self.std)}, expected three positive numbers on the 0..1 scale")
         cropped = self.resize == "short_side_crop"
         if cropped and (self.short_side is None or self.short_side < max(self.height, self.width)):

@@ -419,11 +419,15 @@ def test_load_tampered_bundle_refused(bundle):
             {"inputs": (Tensor(name="picture", dtype="float32", shape=(1, 3, 64, 64)),)},
             "has the input 'image'.*'picture'",
         ),
+        (
+            {"inputs": (Tensor(name="image", dtype="uint8", shape=(1, 3, 64, 64)),)},
+            "'image' float32.* says 'image' uint8",
+        ),
         ({"inputs": (Tensor(name="image", dtype="float32", shape=(1, 3, 96, 64)),)}, r"64, 64\].* says .*96, 64\]"),
         ({"outputs": (Tensor(name="logits", dtype="float32", shape=(1, 7, 8, 8)),)}, r"output 'logits'.*1, 7, 8, 8\]"),
         ({"postprocess": Postprocess.of("seg", "logits", tensor="more", stride=8)}, "none of that name"),
     ],
-    ids=["another input", "another size", "more classes", "another output"],
+    ids=["another input", "another dtype", "another size", "more classes", "another output"],
 )
 def test_load_file_that_is_not_as_the_bundle_says_refused(bundle, runtime, changes, message):
     if "postprocess" in changes:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -124,6 +126,10 @@ def test_other_arrays_are_refused(image):
     [
         ({"height": 0}, "at least 1x1"),
         ({"std": (0.2, 0.0, 0.2)}, "positive"),
+        ({"std": (0.2, math.nan, 0.2)}, "positive"),
+        ({"std": (math.inf, 0.2, 0.2)}, "positive"),
+        ({"mean": (0.5, 0.5, math.nan)}, "three finite numbers"),
+        ({"mean": (-math.inf, 0.5, 0.5)}, "three finite numbers"),
         ({"resize": "short_side_crop", "short_side": 16}, "at least 32"),
         ({"resize": "short_side_crop"}, "at least 32"),
         ({"short_side": 40}, "'stretch'"),
