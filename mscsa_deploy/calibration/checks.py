@@ -70,7 +70,7 @@ def check_listens(source: Source, first: Feed, second: Feed) -> None:
     one, two = (session.run(outputs, dict(feed)) for feed in (first, second))
     if all(np.array_equal(a, b, equal_nan=True) for a, b in zip(one, two, strict=True)) and _finite(one):
         raise UserError(
-            f"the outputs of '{source.path}' ignore its input: two different inputs gave the same values",
+            f"the outputs of '{source.title}' ignore its input: two different inputs gave the same values",
             hint="check the export: a constant output cannot be calibrated",
         )
 

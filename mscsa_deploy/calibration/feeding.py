@@ -124,7 +124,7 @@ class Feeder:
                 with quiet():
                     calibrator.collect_data(_OneFeed(feed))
             except RuntimeError as error:
-                raise StageError("calibrate", str(self.source.path), str(error)) from error
+                raise StageError("calibrate", self.source.title, str(error)) from error
             if not watched.finite:
                 # Nothing is wrong where only a sum overflowed.
                 FiniteWatch(self.source).check(feed, label)

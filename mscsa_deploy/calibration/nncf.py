@@ -80,7 +80,7 @@ class NncfQuantizer:
         _settle_names(quantized, source)
         left, integer = _left_float(quantized, names)
         if integer == 0:
-            raise StageError("quantize", str(model), f"recipe '{recipe.name}' leaves every operator float")
+            raise StageError("quantize", source.title, f"recipe '{recipe.name}' leaves every operator float")
         for key, value in merged(source.metadata, describe(recipe, used, source.sha256)).items():
             quantized.set_rt_info(value, ["mscsa_deploy", key])
         _save(openvino, quantized, out)
@@ -152,7 +152,7 @@ def _read(openvino: Any, source: Source) -> Any:
         try:
             graph = openvino.Core().read_model(str(path))
         except RuntimeError as error:
-            raise StageError("quantize", str(source.path), f"OpenVINO cannot read it: {error}") from error
+            raise StageError("quantize", source.title, f"OpenVINO cannot read it: {error}") from error
     manager = Manager()
     manager.register_pass(ConstantFolding())
     manager.run_passes(graph)

@@ -114,10 +114,10 @@ def write(source: Source, ranges: Ranges, recipe: CalibrationRecipe, out: Path, 
     rules = excluded(source.asked or source.model, recipe)
     written = _write_pairs(source, ranges, recipe, sorted(rules))
     if recipe.runtime == "tensorrt" and (faults := tensorrt_faults(written)):
-        raise StageError("quantize", str(source.path), f"TensorRT would refuse the file: {'; '.join(faults[:3])}")
+        raise StageError("quantize", source.title, f"TensorRT would refuse the file: {'; '.join(faults[:3])}")
     left, integer = left_float(written, recipe, rules)
     if integer == 0:
-        raise StageError("quantize", str(source.path), f"recipe '{recipe.name}' leaves every operator float")
+        raise StageError("quantize", source.title, f"recipe '{recipe.name}' leaves every operator float")
     if recipe.rest == "fp16":
         written = to_half_rest(written)
     write_metadata(written, source.metadata, describe(recipe, calibrated_on, source.sha256))
@@ -177,7 +177,7 @@ def _write_pairs(
                 },
             )
         except (ValueError, RuntimeError, KeyError, TypeError) as error:
-            raise StageError("quantize", str(source.path), f"{type(error).__name__}: {error}") from error
+            raise StageError("quantize", source.title, f"{type(error).__name__}: {error}") from error
         return onnx.load(str(place / "int8.onnx"))
 
 

@@ -13,6 +13,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from mscsa_deploy.calibration.checks import plain_session, with_outputs
 from mscsa_deploy.core.artifact import model_digest
+from mscsa_deploy.core.files import cache_root
 from mscsa_deploy.core.tensors import TensorSpec
 from mscsa_deploy.errors import StageError, UserError
 
@@ -59,6 +60,11 @@ class Source:
     asked: onnx.ModelProto | None = None
 
     @property
+    def title(self) -> str:
+        """What errors call the file: its path; of a file in the cache the name alone, which is its origin's."""
+        return self.path.name if self.path.is_relative_to(cache_root()) else str(self.path)
+
+    @property
     def metadata(self) -> dict[str, str]:
         """The file's own metadata entries."""
         return {entry.key: entry.value for entry in self.model.metadata_props}
@@ -89,7 +95,7 @@ def open_source(path: Path, *, opset: int = PER_CHANNEL_OPSET) -> Source:
     model = _lifted(model)
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = tuple(_spec(value) for value in model.graph.input if value.name not in constants)
-    _refuse_dynamic(inputs, path)
+    refuse_dynamic(inputs, path)
     model, notes = _at_least(model, opset, path)
     _name_nodes(model)
     model = _typed(onnx.shape_inference.infer_shapes(model))
@@ -117,7 +123,8 @@ def _refuse_quantized(model: onnx.ModelProto, path: Path) -> None:
             )
 
 
-def _refuse_dynamic(inputs: tuple[TensorSpec, ...], path: Path) -> None:
+def refuse_dynamic(inputs: tuple[TensorSpec, ...], path: Path) -> None:
+    """Raise `UserError` if an input of the model at `path` has an axis that the file does not fix."""
     for spec in inputs:
         if -1 in spec.shape:
             shown = "x".join("?" if size == -1 else str(size) for size in spec.shape)
@@ -127,7 +134,7 @@ def _refuse_dynamic(inputs: tuple[TensorSpec, ...], path: Path) -> None:
                 f"input '{spec.name}' of '{path}' has a dynamic shape {shown}, expected a static one",
                 hint="export again with '--batch 1', or fix a foreign file with 'python -m "
                 f"onnxruntime.tools.make_dynamic_shape_fixed --input_name {spec.name} --input_shape {fixed} "
-                f"{path.name} fixed.onnx'",
+                f"{path} fixed.onnx'",
             )
 
 

@@ -44,11 +44,31 @@ def open_subject(
         profile: The class of device.
         progress: Told when something has to be exported first.
         runtimes: What it is to run on; the profile's own list if None. A bundle has its own.
-        rewrite: Other files are going to be made from it, so that an ONNX file of an old opset is converted.
+        rewrite: INT8 is going to be made from it for these runtimes, so that an ONNX file of an old opset is converted.
 
     Raises:
-        UserError: It does not exist, or a foreign ONNX file came without its task or preprocessing.
+        UserError: It does not exist, or a foreign ONNX file came without its task or preprocessing; or INT8 is to be
+            made from it and it has no float file, or one without a fixed input shape.
     """
+    subject = _opened(model, ask, profile, progress, runtimes, rewrite=rewrite)
+    if rewrite:
+        from mscsa_deploy.calibration.source import refuse_dynamic
+
+        # Told here under the name that the user gave it, and before anything is scored.
+        for name in runtimes or ():
+            refuse_dynamic(subject.float_for(name).artifact.inputs, Path(model))
+    return subject
+
+
+def _opened(
+    model: str,
+    ask: SubjectRequest,
+    profile: DeviceProfile,
+    progress: Progress,
+    runtimes: tuple[str, ...] | None,
+    *,
+    rewrite: bool,
+) -> Subject:
     from mscsa_deploy.export.source import resolve_model_argument
 
     own = ask.checkpoint is not None or ask.random_weights is not None

@@ -98,6 +98,24 @@ def test_what_cannot_run_here_says_why(opened, monkeypatch):
     ]
 
 
+@pytest.mark.parametrize("opset", [11, 18])
+def test_a_shape_that_is_not_fixed_is_refused_at_once_under_the_name_that_was_given(opset, opened, tmp_path):
+    text = SEG.replace("OPSET", str(opset)).replace("[1,", "[N,")
+    with pytest.raises(UserError, match=r"dynamic shape \?x3x64x96") as caught:
+        opened(text, rewrite=True, runtimes=("onnxruntime",))
+    assert f"input 'x' of '{tmp_path / 'net.onnx'}'" in str(caught.value)
+    assert opened(text)[1].declared.shape == (-1, 3, 64, 96)
+
+
+def test_errors_about_a_converted_file_do_not_name_the_cache(opened, tmp_path):
+    _, subject = opened(SEG.replace("OPSET", "11").replace("0.5", "0"), rewrite=True)
+    source = subject.float_for("onnxruntime").artifact
+    arrays = list(np.random.default_rng(0).standard_normal((2, 1, 3, 64, 96)).astype(np.float32))
+    samples = from_arrays("x", arrays, input_name="x")
+    with pytest.raises(UserError, match=r"^the outputs of 'net\.onnx' ignore its input"):
+        quantize_cached(source.path, samples, read_recipe("int8_onnxruntime_portable"))
+
+
 @pytest.mark.parametrize("opset", [11, 18], ids=["adopted", "as it is"])
 def test_int8_is_made_anew_when_only_the_weights_beside_the_file_change(opset, tmp_path, monkeypatch):
     monkeypatch.setenv("MSCSA_DEPLOY_CACHE", str(tmp_path / "cache"))
