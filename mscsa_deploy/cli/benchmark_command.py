@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mscsa_deploy.cli.options import NAMES, OUTPUT_DIRECTORY, PARALLEL, preset_option, subject_options
+from mscsa_deploy.cli.options import NAMES, OUTPUT_DIRECTORY, PARALLEL, Quantity, preset_option, subject_options
 from mscsa_deploy.cli.terminal import Terminal, command_line, common_options
 
 
@@ -16,7 +16,7 @@ from mscsa_deploy.cli.terminal import Terminal, command_line, common_options
 @click.option("--runtime", "runtimes", type=NAMES, help="Runtimes to measure (default: the device profile's).")
 @click.option("--precision", "precisions", type=NAMES, help="Of fp32, fp16, bf16, int8 (default: all there are).")
 @preset_option
-@click.option("--rate", type=click.FloatRange(min=0), default=0.0, metavar="FPS", help="Pictures a second, paced.")
+@click.option("--rate", type=Quantity(min=0), default=0.0, metavar="FPS", help="Pictures a second, paced.")
 @click.option("--streams", type=PARALLEL, default=1, help="Parallel streams: throughput.")
 @click.option(
     "--boundary", "boundaries", type=NAMES, default="core,end_to_end", show_default=True, help="What is timed."

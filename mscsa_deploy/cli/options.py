@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,17 @@ Command = Callable[..., Any]
 
 PARALLEL = click.IntRange(1, 1024)
 """Threads, workers, streams: more than any machine has cores would cost memory for nothing."""
+
+
+class Quantity(click.FloatRange):
+    """A finite number of at least `min`; NaN passes every comparison that click makes."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number of the text."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"'{value}' is not a finite number", param, ctx)
+        return number
 
 
 class Size(click.ParamType[tuple[int, int]]):
@@ -101,7 +113,7 @@ checkpoint_options = stacked(
 
 max_drop_option = click.option(
     "--max-drop",
-    type=float,
+    type=Quantity(min=0),
     metavar="POINTS",
     help="Largest accepted drop of INT8 (default 0.5 mIoU, 0.3 top-1; without labels 1 % of decisions may differ).",
 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mscsa_deploy.cli.options import INPUT_FILE, PARALLEL
+from mscsa_deploy.cli.options import INPUT_FILE, PARALLEL, Quantity
 from mscsa_deploy.cli.terminal import Terminal, common_options
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ MEBIBYTE = 1 << 20
 @click.option(
     "--queue", type=click.IntRange(min=1), default=16, show_default=True, help="Waiting requests per session."
 )
-@click.option("--deadline", type=click.FloatRange(min=1), default=10_000, show_default=True, help="Per request, in ms.")
+@click.option("--deadline", type=Quantity(min=1), default=10_000, show_default=True, help="Per request, in ms.")
 @click.option("--max-batch", type=click.IntRange(min=1), default=8, show_default=True, help="If the artefact allows.")
-@click.option("--batch-delay", type=click.FloatRange(min=0), default=2, show_default=True, help="To fill one, in ms.")
+@click.option("--batch-delay", type=Quantity(min=0), default=2, show_default=True, help="To fill one, in ms.")
 @click.option(
     "--answers",
     type=click.Choice(["all", "class-maps"]),

@@ -171,7 +171,8 @@ def parse_overrides(texts: Iterable[str], *, outputs: Iterable[str] | None = Non
     """``OUTPUT.METRIC=VALUE`` settings as {output: {metric: value}}; an output's name may itself hold dots.
 
     Raises:
-        UserError: A setting has another form, an unknown metric, or an output that is not in `outputs`.
+        UserError: A setting has another form, an unknown metric, a value that is no limit, or an output that is not in
+            `outputs`.
     """
     parsed: dict[str, dict[str, float]] = {}
     known = None if outputs is None else tuple(outputs)
@@ -188,5 +189,7 @@ def parse_overrides(texts: Iterable[str], *, outputs: Iterable[str] | None = Non
             value = float(number)
         except ValueError as error:
             raise UserError(f"tolerance '{text}': '{number}' is not a number") from error
+        if not math.isfinite(value) or value < 0:
+            raise UserError(f"tolerance '{text}': a limit is a finite number, zero or more")
         parsed.setdefault(output, {})[metric] = value
     return parsed

@@ -95,6 +95,27 @@ def test_options_that_scripts_rely_on_stay(name, options):
     assert everywhere | {option if option[0] == "-" else f"--{option}" for option in options.split()} <= known
 
 
+@pytest.mark.parametrize("number", ["nan", "inf", "-0.5", "half"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "quantize net.onnx --for openvino -o out --max-drop",
+        "deploy topformer_t_mscsa.seg -o out --max-drop",
+        "verify a.onnx b.onnx --images pictures --max-drop",
+        "verify a.onnx b.onnx --images pictures --tolerance logits.cosine=",
+        "benchmark net.onnx --rate",
+        "serve bundle --deadline",
+        "serve bundle --batch-delay",
+    ],
+)
+def test_what_is_no_quantity_is_refused_before_anything_is_opened(cli, arguments, number):
+    *before, last = arguments.split()
+    values = [f"{last}{number}"] if last.endswith("=") else [last, number]
+    outcome = cli(*before, *values, "--json")
+    assert outcome.code == 2
+    assert number in outcome.json["error"]["message"]
+
+
 def test_help_lists_every_command_in_the_order_of_the_work(cli):
     outcome = cli("--help")
     places = [outcome.out.index(f"\n  {name} ") for name in COMMANDS]

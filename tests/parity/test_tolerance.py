@@ -77,6 +77,9 @@ def test_parse_overrides_reads_dotted_output_names():
         ("cosine=1", "not OUTPUT.METRIC=VALUE"),
         ("logits.cosin=1", "did you mean 'cosine'"),
         ("logits.cosine=high", "not a number"),
+        ("logits.cosine=nan", "a finite number, zero or more"),
+        ("logits.max_abs=inf", "a finite number, zero or more"),
+        ("logits.max_abs=-1", "a finite number, zero or more"),
         ("logit.cosine=1", "did you mean 'logits'"),
     ],
 )
