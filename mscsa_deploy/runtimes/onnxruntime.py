@@ -123,7 +123,7 @@ class OnnxRuntime(CheckedRuntime):
     def profile(self, path: Path, settings: SessionSettings, feed: Feed, *, runs: int = 20) -> OpProfile:
         """Time by kernel from ONNX Runtime's own trace, after warm-up; microsecond resolution."""
         can = self.check(path, settings)
-        rows = trace(path, settings, feed, runs=runs)
+        rows = trace(path, settings, feed, runs=runs, with_sources=True)
         return OpProfile(self.name, can.version, join_precisions(executed_precisions(rows)), runs, rows)
 
 
@@ -152,11 +152,20 @@ class OnnxRuntimeSession(CheckedSession):
         return executed_precisions(trace(self._path, settings, zero_feed(self.inputs), runs=1))
 
 
-def trace(path: Path, settings: SessionSettings, feed: Feed, *, runs: int) -> tuple[OpRow, ...]:
-    """One row per executed kernel, the slowest first, averaged over `runs` inferences after warm-up."""
+def trace(
+    path: Path, settings: SessionSettings, feed: Feed, *, runs: int, with_sources: bool = False
+) -> tuple[OpRow, ...]:
+    """One row per executed kernel, the slowest first, averaged over `runs` inferences after warm-up.
+
+    The nodes that a kernel stands for are found `with_sources`, which needs the package onnx, and where kernels run one
+    after the other.
+    """
     options = _session_options(settings)
     options.enable_profiling = True
     with tempfile.TemporaryDirectory(prefix="mscsa-deploy-") as work:
+        optimized = Path(work) / "optimized.onnx"
+        if with_sources:
+            options.optimized_model_filepath = str(optimized)
         options.profile_file_prefix = str(Path(work) / "trace")
         session = _open(path, settings, options)
         check_feed(tuple(_spec(node) for node in session.get_inputs()), feed)
@@ -164,18 +173,36 @@ def trace(path: Path, settings: SessionSettings, feed: Feed, *, runs: int) -> tu
             for _ in range(WARMUP_RUNS + runs):
                 session.run(None, dict(feed))
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    return _rows(events, runs)
+        rows = _rows(events, runs)
+        if with_sources:
+            rows = _with_sources(rows, path, optimized)
+    return tuple(sorted(rows, key=lambda row: -row.ms))
+
+
+def _with_sources(rows: tuple[OpRow, ...], path: Path, optimized: Path) -> tuple[OpRow, ...]:
+    """`rows`, in the order in which kernels first ran, with the nodes of `path` that each stands for, where known."""
+    if importlib.util.find_spec("onnx") is None:
+        return rows
+    import onnx
+
+    from mscsa_deploy.runtimes.onnxruntime_sources import align, kernel_sources
+
+    graph = onnx.load(optimized)
+    if not align([(row.node, row.op) for row in rows], graph):
+        return rows
+    sources = kernel_sources(onnx.load(path), graph)
+    return tuple(replace(row, sources=nodes) for row, nodes in zip(rows, sources, strict=True))
 
 
 def _rows(events: list[dict[str, Any]], runs: int) -> tuple[OpRow, ...]:
+    """One row per kernel, in the order in which they first ran."""
     starts = sorted(event["ts"] for event in events if event["name"] == "model_run")
     kernels: dict[str, list[dict[str, Any]]] = {}
     for event in events:
         timed = event["name"].endswith("_kernel_time") and event["ts"] >= starts[WARMUP_RUNS]
         if event.get("cat") == "Node" and timed:
             kernels.setdefault(event["name"].removesuffix("_kernel_time"), []).append(event)
-    rows = [_row(name, calls, runs) for name, calls in kernels.items()]
-    return tuple(sorted(rows, key=lambda row: -row.ms))
+    return tuple(_row(name, calls, runs) for name, calls in kernels.items())
 
 
 def _row(name: str, calls: list[dict[str, Any]], runs: int) -> OpRow:

@@ -54,7 +54,7 @@ class Unit(Record, frozen=True, kw_only=True):
     """One unit: its name, operators, output SQNR in dB and agreement in percent when it alone is integer.
 
     `float_ms` is the time its nodes take in the float model by the runtime's own profile, an upper bound of what
-    integers can save; None where the runtime fused its nodes with others and does not say. `drop` is what it costs of
+    integers can save; None where the runtime does not say which of its kernels compute them. `drop` is what it costs of
     the task metric, in points; None where the images have no labels.
     """
 
@@ -166,8 +166,15 @@ def _task_metric(dataset: Dataset, subject: Subject, indices: Sequence[int]) -> 
 
 
 def _float_ms(model: Path, request: SensitivityRequest, profile: DeviceProfile, feed: Feed) -> dict[str, float]:
-    """Milliseconds per node of the float model; a kernel that stands for several shares its time among them."""
+    """Milliseconds per node of the float model.
+
+    A kernel that stands for several nodes shares its time among those that multiply and sum, which integers speed up; a
+    Relu that runs inside a convolution is free.
+    """
+    import onnx
+
     from mscsa_deploy.runtimes import RUNTIMES
+    from mscsa_deploy.runtimes.profiling import ARITHMETIC_OPS
 
     runtime = "onnxruntime" if request.runtime == "tensorrt" else request.runtime
     settings = profile.settings(runtime, "fp32", threads=request.threads)
@@ -175,11 +182,13 @@ def _float_ms(model: Path, request: SensitivityRequest, profile: DeviceProfile, 
         found: OpProfile = RUNTIMES.load(runtime)().profile(model, settings, feed)
     except UnsupportedError:
         return {}
+    heavy = {node.name for node in onnx.load(model).graph.node if node.op_type in ARITHMETIC_OPS}
     shares: dict[str, float] = {}
     for row in found.rows:
         nodes = row.sources or (row.node,)
+        working = [node for node in nodes if node in heavy] or nodes
         for node in nodes:
-            shares[node] = shares.get(node, 0.0) + row.ms / len(nodes)
+            shares[node] = shares.get(node, 0.0) + (row.ms / len(working) if node in working else 0.0)
     return shares
 
 

@@ -100,3 +100,23 @@ def test_fp16_is_not_pretended_on_a_cpu_without_it(runtime, models, tmp_path):
     # Asked for fp32 the file runs, and the profile shows where its float16 convolutions really compute.
     profile = runtime.profile(path, SessionSettings(), {"image": models.image()}, runs=1)
     assert {row.precision for row in profile.rows if row.op in ("Conv", "FusedMatMul")} == {"fp32"}
+
+
+def test_the_profile_says_which_nodes_each_kernel_stands_for(runtime, models, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    path = models.conv_attention(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    for node in model.graph.node:
+        node.name = f"the_{node.output[0]}"
+    onnx.save(model, path)
+    profile = runtime.profile(path, SessionSettings(), {"image": models.image()}, runs=2)
+    assert all(row.sources for row in profile.rows)
+    told = {node for row in profile.rows for node in row.sources}
+    assert told == {node.name for node in model.graph.node}
+
+
+def test_a_profile_without_the_optimized_graphs_order_has_no_sources(runtime, models, tmp_path, monkeypatch):
+    monkeypatch.setattr("mscsa_deploy.runtimes.onnxruntime_sources.align", lambda *_: False)
+    path = models.conv_attention(tmp_path / "m.onnx")
+    profile = runtime.profile(path, SessionSettings(), {"image": models.image()}, runs=1)
+    assert {row.sources for row in profile.rows} == {()}

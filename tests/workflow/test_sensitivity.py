@@ -13,6 +13,7 @@ from PIL import Image
 from mscsa_deploy.cli import run
 from mscsa_deploy.imaging.classmap import class_map
 from mscsa_deploy.imaging.preprocess import Preprocess, preprocess
+from mscsa_deploy.runtimes.protocol import OpProfile, OpRow
 
 NET = """<ir_version: 9, opset_import: ["" : 18]>
 net (float[1,3,64,64] image) => (float[1,4,16,16] logits) {
@@ -64,6 +65,25 @@ def test_tensorrt_is_ranked_with_the_rest_in_fp32_and_says_so(rank):
     assert "leaves the rest in FP16: ranked with the rest in FP32" in ranking["note"]
     assert {"stem", "depthwise", "classifier"} <= {unit["unit"] for unit in ranking["units"]}
     assert max(unit["sqnr_db"] for unit in ranking["units"]) > ranking["whole_sqnr_db"] > 10
+
+
+def test_every_unit_has_the_time_that_onnxruntime_spends_on_it(rank):
+    _, ranking = rank("--for", "onnxruntime", "--recipe", "int8_onnxruntime_x86")
+    times = {unit["unit"]: unit["float_ms"] for unit in ranking["units"]}
+    assert {"depthwise", "pool"} <= times.keys()
+    assert None not in times.values()
+    assert times["depthwise"] > 0
+
+
+def test_what_runs_inside_a_convolution_takes_no_time_of_its_own(rank, monkeypatch):
+    rows = (OpRow("fused", "Conv", "fp32", "", "", 3.0, 1, ("depthwise", "pool")),)
+    profile = OpProfile("onnxruntime", "", "fp32", 1, rows)
+    monkeypatch.setattr("mscsa_deploy.runtimes.onnxruntime.OnnxRuntime.profile", lambda *_, **__: profile)
+    _, ranking = rank("--for", "onnxruntime", "--recipe", "int8_onnxruntime_x86")
+    times = {unit["unit"]: unit["float_ms"] for unit in ranking["units"]}
+    assert (times["depthwise"], times["pool"]) == (3.0, 0.0)
+    # Nobody says what the others take.
+    assert {times[unit] for unit in times.keys() - {"depthwise", "pool"}} <= {None}
 
 
 def label(folder, network):
