@@ -9,6 +9,7 @@ import click
 
 from mscsa_deploy.cli.options import max_drop_option, output_options, resume_option, runtime_option, subject_options
 from mscsa_deploy.cli.terminal import Terminal, common_options
+from mscsa_deploy.errors import GateError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,7 +46,8 @@ def command(terminal: Terminal, out: Path, *, force: bool, **settings: Any) -> i
 
     with terminal.progress() as progress:
         outcome, code = run_quantize(QuantizeRequest(**settings), out, force=force, progress=progress)
-    terminal.document(outcome)
+    error = GateError(outcome.verdict) if code == GateError.exit_code else None
+    terminal.document(outcome, error)
     if outcome.search:
         terminal.show(_table(outcome))
     lines = [f"{len(outcome.left_float)} operators stayed float, {outcome.quantized_ops} are integer"]
@@ -56,7 +58,7 @@ def command(terminal: Terminal, out: Path, *, force: bool, **settings: Any) -> i
     terminal.say(f"wrote {out / outcome.artifact}" if outcome.artifact else f"no INT8 file; report: {out}")
     if outcome.recipe_file:
         terminal.say(f"a bundle with it: mscsa-deploy deploy ... --recipe {out / outcome.recipe_file}")
-    return code
+    return terminal.complain(error) if error is not None else code
 
 
 def _table(outcome: QuantizeOutcome) -> Table:

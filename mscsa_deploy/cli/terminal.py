@@ -92,11 +92,14 @@ class Terminal:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
 
-    def document(self, value: Any) -> None:
-        """The JSON document of this command, if one was asked for."""
+    def document(self, value: Any, error: DeployError | None = None) -> None:
+        """The JSON document of this command, if one was asked for, with the `error` that work ended in all the same."""
         if self.as_json:
-            from mscsa_deploy.core.config import to_json
+            from mscsa_deploy.core.config import to_json, to_plain
 
+            if error is not None:
+                told = {"kind": error.kind, "message": error.message, "hint": error.hint}
+                value = {**to_plain(value), "error": told}
             sys.stdout.write(to_json(value).decode())
 
     def console(self) -> Console:

@@ -90,18 +90,9 @@ def command(
     with terminal.progress() as progress:
         outcome = run_verify(request, progress)
     error = outcome.error()
-    terminal.document(_document(outcome))
+    terminal.document(outcome, error)
     terminal.show(_table(outcome), *_lines(outcome))
     return terminal.complain(error) if error is not None else 0
-
-
-def _document(outcome: VerifyOutcome) -> dict[str, object]:
-    from mscsa_deploy.core.config import to_plain
-
-    document: dict[str, object] = to_plain(outcome)
-    if (error := outcome.error()) is not None:
-        document["error"] = {"kind": error.kind, "message": error.message, "hint": error.hint}
-    return document
 
 
 def _table(outcome: VerifyOutcome) -> Table:

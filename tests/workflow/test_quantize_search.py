@@ -132,8 +132,12 @@ def test_a_killed_search_goes_on_where_it_stopped(model, clock, tmp_path, capsys
 
 def test_no_int8_faster_than_float_is_exit_5_with_the_way_out(model, clock, tmp_path, capsys):
     clock.usual = 9.9
-    code, outcome = outcome_of(model, tmp_path / "out", capsys)
+    code = run([*model, "-o", str(tmp_path / "out")])
+    told = capsys.readouterr()
+    outcome = json.loads(told.out)
     assert code == 5
+    assert outcome["error"] == {"kind": "gate", "message": outcome["verdict"], "hint": ""}
+    assert told.err == f"error: {outcome['verdict']}\n"
     assert outcome["artifact"] == ""
     assert outcome["verdict"].startswith("INT8 is not faster than the best float artefact here: 9.90 ms")
     assert "ship the float file, run as onnxruntime fp32 (--recipe NAME makes an INT8 file" in outcome["verdict"]
@@ -163,6 +167,14 @@ def test_a_recipe_makes_the_file_for_another_machine(elsewhere, tmp_path, capsys
     code, outcome = outcome_of([*elsewhere, "--recipe", "int8_onnxruntime_arm64"], tmp_path / "out", capsys)
     assert code in (0, 5)  # Random weights decide by a hair.
     assert outcome["profile"] == elsewhere[elsewhere.index("--device") + 1]
+
+
+def test_a_recipe_beyond_the_budget_is_exit_5_and_leaves_the_report_alone(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Budget, "allows", lambda *_: False)
+    code, outcome = outcome_of([*model, "--recipe", "int8_onnxruntime_x86"], tmp_path / "out", capsys)
+    assert (code, outcome["passed"], outcome["artifact"]) == (5, False, "")
+    assert outcome["error"]["message"] == outcome["verdict"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["manifest.json", "quantize.json"]
 
 
 def test_masks_of_another_set_of_classes_are_not_scored(model, tmp_path, capsys):
