@@ -14,12 +14,13 @@ import json
 import os
 import signal
 import threading
+import time
 import urllib.request
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mscsa_deploy.core.ray_settings import ray_settings, ray_variables
-from mscsa_deploy.errors import StageError, UserError
+from mscsa_deploy.errors import DeployError, StageError, UserError
 from mscsa_deploy.serving.refusal import Refusal
 
 os.environ.update(ray_variables())
@@ -30,6 +31,7 @@ from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import BackPressureError
 from starlette.responses import Response
 
+from mscsa_deploy.serving import server
 from mscsa_deploy.serving.application import Service, application
 
 if TYPE_CHECKING:
@@ -38,11 +40,14 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import Message
 
+    from mscsa_deploy.serving.settings import Listen
+
 APPLICATION = "mscsa-deploy"
 HEALTH_SECONDS = 5.0
 ATTEMPTS = 4
 REPLICAS_PER_FRONT = 8
 REPLICA_HEADER = b"x-replica"
+_ADDRESS = "choose another --host or --port"
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -161,16 +166,21 @@ class Front:
 
     async def _read(self, request: Request) -> Asked:
         chunks: list[bytes] = []
+        declared = request.headers.get("content-length", "")
+        self._check_size(int(declared) if declared.isascii() and declared.isdecimal() else 0)
         size = 0
         async for chunk in request.stream():
             size += len(chunk)
-            if size > self._body_bytes:
-                raise Refusal(413, f"the body has {size} bytes or more, expected at most {self._body_bytes}")
+            self._check_size(size)
             chunks.append(chunk)
         scope = request.scope
         client = (scope["client"][0], scope["client"][1]) if scope.get("client") else None
         headers = [(bytes(name), bytes(value)) for name, value in scope["headers"]]
         return Asked(scope["method"], scope["path"], scope["query_string"], headers, client, b"".join(chunks))
+
+    def _check_size(self, size: int) -> None:
+        if size > self._body_bytes:
+            raise Refusal(413, f"the body has {size} bytes or more, expected at most {self._body_bytes}")
 
     async def _ask(self, asked: Asked) -> Told:
         for _ in range(ATTEMPTS):
@@ -201,7 +211,7 @@ def serve_on_ray(
         announce: Called with the URL and a line per model once every model answers.
 
     Raises:
-        UserError: A setting has no counterpart in Ray's proxy.
+        UserError: A setting has no counterpart in Ray's proxy, or the address cannot be listened on.
         StageError: The replicas did not become healthy.
     """
     listen = service.listen
@@ -223,19 +233,66 @@ def deployed(service: Service, *, replicas: tuple[int, int]) -> Iterator[str]:
         raise UserError("the engine 'ray' speaks no TLS", hint="put a TLS proxy in front of it")
     if listen.port == 0:
         raise UserError("the engine 'ray' needs a port", hint="name one with --port")
-    ray.init(ignore_reinit_error=True, logging_level="warning", **ray_settings())
+    if not os.environ.get("RAY_ADDRESS"):
+        # Told before Ray starts, which takes seconds; a cluster's proxies may be there already.
+        try:
+            server.listen(listen).close()
+        except UserError as error:
+            raise UserError(error.message, hint=_ADDRESS) from error
     try:
+        _start_ray()
         timeout = service.work.deadline_ms / 1e3 + limits.body_seconds
         http = {"host": listen.host, "port": listen.port, "request_timeout_s": timeout}
-        serve.start(http_options=http, logging_config={"log_level": "WARNING"})
         try:
+            serve.start(http_options=http, logging_config={"log_level": "WARNING"})
             serve.run(_bound(service, replicas), name=APPLICATION, route_prefix="/")
-        except (RuntimeError, RayError) as error:
-            raise StageError("ray", "deployment", str(error)) from error
-        yield f"http://{listen.host}:{listen.port}"
+        except (RuntimeError, TimeoutError, RayError) as error:
+            raise _not_started(listen, str(error)) from error
+        try:
+            yield f"http://{listen.host}:{listen.port}"
+        finally:
+            _finish(listen.grace_seconds)
     finally:
-        serve.shutdown()
+        if ray.is_initialized():
+            serve.shutdown()
         ray.shutdown()
+
+
+def _start_ray() -> None:
+    """Start or join Ray, and leave SIGTERM to whoever handled it before: Ray ends the process with 15."""
+    handler = signal.getsignal(signal.SIGTERM)
+    here = threading.current_thread() is threading.main_thread()
+    try:
+        ray.init(ignore_reinit_error=True, logging_level="warning", **ray_settings())
+    except SystemExit as exit_of_ray:
+        if here and exit_of_ray.code == signal.SIGTERM:
+            signal.signal(signal.SIGTERM, handler)
+            signal.raise_signal(signal.SIGTERM)
+        raise
+    finally:
+        if here:
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _not_started(listen: Listen, reason: str) -> DeployError:
+    """What it means that Ray Serve, or the application on it, did not start."""
+    if "Failed to bind to address" in reason:
+        return UserError(f"cannot listen on {listen.host} port {listen.port}: Ray's proxy could not", hint=_ADDRESS)
+    return StageError("ray", "deployment", reason)
+
+
+def _finish(grace_seconds: float) -> None:
+    """Take the application away, which lets its accepted requests finish; Ray Serve's own end would not."""
+    until = time.monotonic() + grace_seconds
+    with contextlib.suppress(RayError):
+        while True:
+            try:
+                serve.delete(APPLICATION)
+            except TimeoutError:
+                # Ray waits for a minute.
+                if time.monotonic() < until:
+                    continue
+            return
 
 
 def _index(url: str, token: str) -> list[tuple[str, str]]:

@@ -6,6 +6,8 @@ Runs where Ray is installed (it is heavy, and no dependency): ``make test-ray``.
 from __future__ import annotations
 
 import concurrent.futures
+import http.client
+import json
 import os
 import signal
 import socket
@@ -82,6 +84,17 @@ def test_speaks_the_protocol(client, tiny):
     assert client.picture(b"x" * (1 << 20) + b"x").status == 413
 
 
+def test_declared_length_over_the_limit_is_refused_before_the_body(client):
+    host, port = client.place.split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        head = f"POST /v2/models/colors/picture HTTP/1.1\r\nhost: x\r\ncontent-length: {(1 << 20) + 1}\r\n\r\n"
+        connection.sendall(head.encode())
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert answer.status == 413
+        assert "expected at most 1048576" in json.loads(answer.read())["error"]
+
+
 def ask_many(client, tiny, count):
     data = tiny.picture(tiny.scene(16, 16))
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -141,6 +154,68 @@ def test_nobody_else_gets_into_the_cluster(client, engine):
     told = subprocess.run(code, env={**os.environ, **strange}, capture_output=True, text=True, timeout=100, check=False)
     assert told.returncode != 0
     assert "let in" not in told.stdout
+
+
+def started(bundle, port):
+    command = [sys.executable, "-m", "mscsa_deploy", "serve", str(bundle), "--runtime", "fake", "--engine", "ray"]
+    command += ["--port", str(port), "--replicas", "2"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_stopping_finishes_accepted_requests(engine, tiny, tmp_path):
+    del engine
+    port = free_port()
+    process = started(tiny.make_bundle(tmp_path / "b", fake={"latency_ms": 300.0}), port)
+    try:
+        while "serving on" not in process.stdout.readline():
+            assert process.poll() is None, process.stderr.read()
+        client = tiny.Client(f"http://127.0.0.1:{port}")
+        data = tiny.picture(tiny.scene(16, 16))
+        with concurrent.futures.ThreadPoolExecutor(12) as pool:
+            asked = [pool.submit(client.picture, data) for _ in range(12)]
+            time.sleep(0.5)
+            process.send_signal(signal.SIGTERM)
+            assert [one.result().status for one in asked] == [200] * 12
+        _, text = process.communicate(timeout=100)
+        assert process.returncode == 0, text
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize("seconds", [2.0, 6.0])
+def test_stopping_while_ray_starts_ends_as_anywhere(engine, tiny, tmp_path, seconds):
+    del engine
+    process = started(tiny.make_bundle(tmp_path / "b", fake={"latency_ms": 1.0}), free_port())
+    try:
+        time.sleep(seconds)
+        process.send_signal(signal.SIGTERM)
+        _, text = process.communicate(timeout=100)
+        assert process.returncode == 143, text
+    finally:
+        process.kill()
+
+
+def test_taken_port_is_told(engine):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        service = Service((), listen=Listen(port=other.getsockname()[1]))
+        with (
+            pytest.raises(UserError, match=r"cannot listen on 127\.0\.0\.1"),
+            engine.deployed(service, replicas=(1, 1)),
+        ):
+            pass
+
+
+def test_port_that_is_taken_while_ray_starts_is_told(engine, monkeypatch):
+    def start(**options):
+        raise engine.RayError(f"RuntimeError: Failed to bind to address '127.0.0.1:{options['http_options']['port']}'.")
+
+    monkeypatch.setattr(engine.ray, "init", lambda **_: None)
+    monkeypatch.setattr(engine.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(engine.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(engine.serve, "start", start)
+    service = Service((), listen=Listen(port=free_port()))
+    with pytest.raises(UserError, match=r"cannot listen on 127\.0\.0\.1"), engine.deployed(service, replicas=(1, 1)):
+        pass
 
 
 @pytest.mark.parametrize("wrong", [{"port": 0}, "tls"])
