@@ -288,6 +288,7 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="checkpoint of the same architecture to start from")
     parser.add_argument("--overlaid", action="store_true", help="another class shines through each picture")
     parser.add_argument("--part", type=float, default=1.0, help="of the plan's steps, less than 1 e.g. to fine-tune")
+    parser.add_argument("--smallest", type=int, default=0, metavar="PIXELS", help="skip the plan's sizes below")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
@@ -301,7 +302,8 @@ def main() -> None:
     if arguments.start is not None:
         print(f"{start_from(model, arguments.start)} of {len(model.state_dict())} tensors from {arguments.start}")
     full = PLANS[arguments.model]
-    plan = replace(full, stages=tuple(stage.shortened(arguments.part) for stage in full.stages))
+    kept = [stage for stage in full.stages if stage.size >= arguments.smallest]
+    plan = replace(full, stages=tuple(stage.shortened(arguments.part) for stage in kept))
     model = train(model, plan, *sets["training"], overlay=arguments.overlaid)
     print(f"validation top-1 {top1(model, *sets['validation']):.1f} %", flush=True)
     save_checkpoint(
