@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import re
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ import msgspec
 from mscsa_deploy.core.config import Config, read_toml, to_plain
 from mscsa_deploy.core.environment import has_isa
 from mscsa_deploy.core.shipped import shipped_file, shipped_folder, shipped_names
-from mscsa_deploy.errors import UserError
+from mscsa_deploy.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -231,11 +232,26 @@ def read_recipe(name: str) -> CalibrationRecipe:
     """The shipped recipe called `name`, or the one in the file `name` when it ends in ``.toml``.
 
     Raises:
-        UserError: There is none; the nearest shipped name is offered.
+        UserError: There is none; the nearest shipped name is offered. Or the file names an operator that is none.
     """
     if name.endswith(".toml") and Path(name).is_file():
-        return CalibrationRecipe.read(Path(name))
+        recipe = CalibrationRecipe.read(Path(name))
+        _check_operators(recipe, name)
+        return recipe
     return CalibrationRecipe.read(shipped_file("calibration", name))
+
+
+def _check_operators(recipe: CalibrationRecipe, place: str) -> None:
+    """Raise `UserError` where `recipe` names an operator that ONNX has not: it would match no node, in silence."""
+    from onnx.defs import get_all_schemas
+
+    rules = ((rule.op_types, rule.downstream_of, rule.upstream_of) for rule in recipe.keep_float)
+    known = {schema.name for schema in get_all_schemas() if schema.domain == ""}
+    for name in itertools.chain(recipe.op_types, *itertools.chain(*rules)):
+        if name not in known:
+            error = unknown_name("ONNX operator", name, known)
+            hint = error.hint if error.hint.startswith("did") else "the list is at https://onnx.ai/onnx/operators"
+            raise UserError(f"'{place}': {error.message}", hint=hint)
 
 
 def shipped_recipes() -> tuple[CalibrationRecipe, ...]:

@@ -44,7 +44,7 @@ def test_the_names_that_deploy_relies_on_are_shipped():
 def test_a_written_recipe_reads_as_it_was(recipe, tmp_path):
     path = tmp_path / f"{recipe.name}.toml"
     path.write_text(recipe.toml())
-    assert CalibrationRecipe.read(path) == recipe
+    assert read_recipe(str(path)) == recipe
 
 
 def test_an_unknown_key_is_refused_and_named(tmp_path):
@@ -59,6 +59,25 @@ def test_a_name_unlike_the_file_is_refused(tmp_path):
     path.write_text('name = "other"\nengine = "onnxruntime"\nruntime = "onnxruntime"\n')
     with pytest.raises(UserError, match="expected 'mine'"):
         CalibrationRecipe.read(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('op_types = ["Conv", "gemm"]', "unknown ONNX operator 'gemm'; did you mean 'Gemm'"),
+        ('op_types = ["Convv"]', "unknown ONNX operator 'Convv'; did you mean 'Conv'"),
+        ('[[keep_float]]\nreason = "x"\nop_types = ["Matmul"]', "'Matmul'; did you mean 'MatMul'"),
+        ('[[keep_float]]\nreason = "x"\nupstream_of = ["softmax"]', "'softmax'; did you mean 'Softmax'"),
+        ('op_types = ["1234"]', "unknown ONNX operator '1234'; the list is"),
+    ],
+)
+def test_an_operator_that_is_none_is_refused_with_the_nearest_name(tmp_path, line, said):
+    path = tmp_path / "mine.toml"
+    path.write_text(f'name = "mine"\nengine = "onnxruntime"\nruntime = "onnxruntime"\n{line}\n')
+    with pytest.raises(UserError) as caught:
+        read_recipe(str(path))
+    assert f"'{path}': " in str(caught.value)
+    assert said in str(caught.value)
 
 
 def test_an_unknown_recipe_gets_the_nearest_name():
