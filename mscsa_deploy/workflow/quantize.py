@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from pathlib import Path
@@ -27,11 +28,14 @@ if TYPE_CHECKING:
     from mscsa_deploy.runtimes.profile import DeviceProfile
     from mscsa_deploy.workflow.evaluate import Evaluation
 
+logger = logging.getLogger(__name__)
+
 
 class QuantizeOutcome(Record, frozen=True, kw_only=True):
     """What came out; `artifact` is empty when nothing within budget was faster than float.
 
     `best_float` names the float variant that INT8 had to beat; `search` has a line per candidate of a search;
+    `unreadable` says how many pictures of an image set could not be read, where there were such;
     `recipe_file` is beside the artefact what `deploy --recipe` takes to ship it.
     """
 
@@ -46,6 +50,7 @@ class QuantizeOutcome(Record, frozen=True, kw_only=True):
     recipe_file: str = ""
     size_bytes: int | None = None
     samples: int = 0
+    unreadable: dict[str, int] = msgspec.field(default_factory=dict)
     metric: Metric | None = None
     parity: ParityNumbers | None = None
     quantized_ops: int = 0
@@ -158,6 +163,16 @@ def _write_recipe(outcome: QuantizeOutcome, work: Path) -> None:
     (work / outcome.recipe_file).write_text(recipe.toml(), encoding="utf-8")
 
 
+def _idle_draw(bench: Bench, recipe: CalibrationRecipe | None) -> tuple[str, ...]:
+    """Why another draw changed nothing, where the set holds no more pictures than are drawn."""
+    held = len(bench.samples)
+    if not bench.request.draw or recipe is None or held > recipe.samples:
+        return ()
+    told = f"--draw changed nothing: recipe '{recipe.name}' takes {recipe.samples} pictures, the set holds {held}"
+    logger.warning(told)
+    return (told,)
+
+
 def _by_recipe(recipe: CalibrationRecipe, bench: Bench) -> tuple[QuantizeOutcome, Quantized | None]:
     made = bench.make(recipe)
     score = bench.score(bench.variant(made, recipe), recipe.name)
@@ -213,11 +228,12 @@ def _outcome(
         recipe_file=f"{recipe.name_alone}.toml" if kept and recipe else "",
         size_bytes=kept.artifact.path.stat().st_size if kept else None,
         samples=made.samples if made else 0,
+        unreadable=dict(bench.unreadable),
         metric=score.metric(bench.reference) if score else None,
         parity=score.parity.numbers() if score and score.parity else None,
         quantized_ops=made.quantized_ops if made else 0,
         left_float=tuple(f"{left.op} {left.node}: {left.reason}" for left in made.left_float) if made else (),
-        notes=made.notes if made else (),
+        notes=(*_idle_draw(bench, recipe), *(made.notes if made else ())),
         best_float=best_float,
         search=search,
     )

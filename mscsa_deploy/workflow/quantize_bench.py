@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +69,7 @@ class Bench:
         profile: Class of device.
         environment: This machine.
         progress: Told about every image and block.
+        unreadable: How many pictures each set left out, where it left out some.
     """
 
     request: QuantizeRequest
@@ -81,6 +82,7 @@ class Bench:
     profile: DeviceProfile
     environment: Environment
     progress: Progress
+    unreadable: Mapping[str, int] = field(default_factory=dict)
 
     def make(self, recipe: CalibrationRecipe) -> Quantized:
         """The INT8 file of `recipe`, from the cache when it was made before."""
@@ -203,13 +205,14 @@ def open_bench(
         UserError: There is no float file, or the image sets are missing, empty or overlap.
     """
     from mscsa_deploy.calibration.samples import from_dataset
-    from mscsa_deploy.imaging.dataset import refuse_overlap
+    from mscsa_deploy.imaging.dataset import refuse_overlap, skipped
     from mscsa_deploy.runtimes import RUNTIMES
 
     source = subject.float_for(request.runtime)
     calibration = open_images(request.calibration, subject.task)
     validation = open_images(request.validation, subject.task, subject.classes, subject.labels)
     refuse_overlap(*apart_from, calibration, validation)
+    left_out = {"calibration": len(skipped(calibration)), "validation": len(skipped(validation))}
     images = ImageSet(validation, subject.preprocess, subject.task, subject.classes, request.validation_images)
     outputs = folder / "reference.npy"
     runner = source if source.status == "ok" else replace(source, runtime="onnxruntime")
@@ -229,4 +232,5 @@ def open_bench(
         profile=profile,
         environment=environment,
         progress=progress,
+        unreadable={name: count for name, count in left_out.items() if count},
     )
