@@ -174,8 +174,13 @@ class _Measures:
         recipe, _ = with_pairs(recipe)
         model = self.bench.source.artifact.path
         few = self.bench.samples.take(RANKING_SAMPLES)
-        made = self.bench.make(recipe)
-        ranking = measure_sensitivity(model, made.artifact.path, few, progress=self.bench.progress)
+        try:
+            made = self.bench.make(recipe)
+            ranking = measure_sensitivity(model, made.artifact.path, few, progress=self.bench.progress)
+        except DeployError as error:
+            # Without a ranking there is nothing to repair, but what was measured before stands.
+            logger.warning("%s is not repaired, since its blocks could not be ranked: %s", recipe.name, error)
+            return ()
         return tuple(unit.nodes for unit in ranking.units)
 
 

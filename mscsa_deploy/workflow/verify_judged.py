@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mscsa_deploy.core.progress import Progress
 from mscsa_deploy.core.report import ParityNumbers, Row, Status
-from mscsa_deploy.errors import unknown_name
+from mscsa_deploy.errors import DeployError, unknown_name
 from mscsa_deploy.workflow.contest import Contest, Score
 from mscsa_deploy.workflow.contestants import Contestant
 from mscsa_deploy.workflow.divergence import DivergenceRecord, Failed, find_divergence
@@ -101,8 +101,17 @@ class Judged:
             candidate, parity = self.contest.candidates[position - 1], self.evaluations[position].parity
             if candidate.name in lost and parity is not None:
                 failed = Failed(candidate, parity)
-                found.append(find_divergence(failed, self.contest, passed, work=work, progress=progress))
+                found.append(self._divergence(failed, passed, work, progress))
         return tuple(found)
+
+    def _divergence(
+        self, failed: Failed, passed: Sequence[Contestant], work: Path, progress: Progress
+    ) -> DivergenceRecord:
+        """Where `failed` parts ways, or why that could not be found: the scores are worth more than the search."""
+        try:
+            return find_divergence(failed, self.contest, passed, work=work, progress=progress)
+        except DeployError as error:
+            return DivergenceRecord(subject=failed.contestant.name, reason=str(error))
 
 
 def _overrides(request: VerifyRequest, scores: Sequence[Score]) -> Overrides:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from mscsa_deploy.graphs.check import read_model, to_bytes
@@ -9,6 +10,7 @@ from mscsa_deploy.graphs.pixels import take_pixels
 
 from .conftest import PREPROCESS
 
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnx_ir")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
@@ -88,3 +90,37 @@ def test_bisect_gives_each_side_the_input_it_declares(cli, make, images, tmp_pat
     assert outcome.code == 5
     (found,) = outcome.json["divergences"]
     assert (found["node"], found["agreeing"]) == ("node_scaled", ["bent"])
+
+
+def test_a_bisect_that_fails_leaves_the_table(cli, make, images, reference, tmp_path):
+    text = make.segmenter.replace("logits", "scores")
+    make.network(tmp_path / "wrong.onnx", text, GAIN=2.02)
+    outcome = cli(
+        "verify", reference, tmp_path / "wrong.onnx", "--images", images, "--runtime", "onnxruntime", "--bisect",
+        "--json", "-q",
+    )  # fmt: skip
+    assert outcome.code == 5
+    (found,) = outcome.json["divergences"]
+    assert found["found"] is False
+    assert "no computed tensor in common" in found["reason"]
+    assert [row["status"] for row in outcome.json["rows"]] == ["ok"]
+
+
+def test_tensors_of_one_name_and_other_shapes_are_not_common(cli, make, images, reference, tmp_path):
+    # `scaled` is flat here.
+    model = onnx.load(make.network(tmp_path / "wrong.onnx", GAIN=2.02))
+    place = next(place for place, node in enumerate(model.graph.node) if "scaled" in node.output)
+    model.graph.node[place].output[0] = "whole"
+    model.graph.node[place + 1].input[0] = "again"
+    model.graph.node.insert(place + 1, onnx.helper.make_node("Reshape", ["whole", "flat"], ["scaled"]))
+    model.graph.node.insert(place + 2, onnx.helper.make_node("Reshape", ["scaled", "map"], ["again"]))
+    for name, shape in (("flat", [1, -1]), ("map", [1, 3, 8, 8])):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(shape), name))
+    onnx.save(model, tmp_path / "wrong.onnx")
+    outcome = cli(
+        "verify", reference, tmp_path / "wrong.onnx", "--images", images, "--runtime", "onnxruntime", "--bisect",
+        "--json", "-q",
+    )  # fmt: skip
+    assert outcome.code == 5
+    (found,) = outcome.json["divergences"]
+    assert (found["node"], found["agreeing"]) == ("node_shifted", ["bent"])

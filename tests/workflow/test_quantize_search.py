@@ -12,6 +12,7 @@ from mscsa_deploy.calibration.budget import AGREEMENT, USUAL_DROP, Budget
 from mscsa_deploy.calibration.recipe import read_recipe
 from mscsa_deploy.calibration.search_log import SearchLog
 from mscsa_deploy.cli import run
+from mscsa_deploy.errors import StageError
 from mscsa_deploy.imaging.scenes import SceneDataset
 from mscsa_deploy.workflow.quantize_bench import Bench
 from mscsa_deploy.workflow.quantize_search import _best_float
@@ -214,3 +215,20 @@ def test_a_search_on_the_pictures_that_reports_quote_is_refused(model, tmp_path,
     error = json.loads(capsys.readouterr().out)["error"]["message"]
     assert "'evaluation' and 'evaluation' share 240 pictures" in error
     assert not (tmp_path / "out").exists()
+
+
+def test_blocks_that_cannot_be_ranked_cost_the_repairs_and_not_the_search(model, clock, tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def broken(*_, **__):
+        asked.append(True)
+        raise StageError("sensitivity", "net.onnx", "a unit alone does not load")
+
+    monkeypatch.setattr("mscsa_deploy.calibration.sensitivity.measure_sensitivity", broken)
+    monkeypatch.setattr(Budget, "allows", lambda *_: False)
+    code = run([each for each in (*model, "-o", str(tmp_path / "out")) if each != "-q"])
+    told = capsys.readouterr()
+    outcome = json.loads(told.out)
+    assert (code, bool(asked)) == (5, True)
+    assert {line["stage"] for line in outcome["search"]} >= {"placement", "observer"}
+    assert "is not repaired, since its blocks could not be ranked" in " ".join(told.err.split())
