@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mscsa_deploy.core.progress import Progress, silent
-from mscsa_deploy.errors import UserError
+from mscsa_deploy.errors import StageError, UserError
 from mscsa_deploy.parity.compare import Comparator, Parity
 from mscsa_deploy.parity.opened import CommonGraph, Side, as_used, inputs_of, load, write_with_outputs
 
@@ -73,6 +73,7 @@ def noisiest_node(
 
     Raises:
         UserError: The two files have no computed tensor in common, or there are no feeds.
+        StageError: A side does not give out what it is asked for.
     """
     if not feeds:
         raise UserError("nothing to bisect on", hint="give at least one image")
@@ -174,7 +175,7 @@ class _Search:
             if name != self.output:
                 path = self.work / "noise_one.onnx"
                 _write_fed(self.reference.path, self.types, {name}, [self.output], path)
-                answer = self._answers(self.reference, path, feed, {name: value})[self.output]
+                answer = self._answers(self.reference, path, feed, {name: value}, [self.output])[self.output]
             self.left.setdefault(name, Comparator()).add(truth[self.output], answer)
 
     def _alone(self, feed: Feed, names: Sequence[str]) -> dict[str, tuple[Array, Array]]:
@@ -182,21 +183,27 @@ class _Search:
         path = self.work / "noise_alone.onnx"
         fed = _write_fed(self.reference.path, self.types, set(self.names), names, path)
         given = self._run(self.candidate, feed, list(dict.fromkeys([*names, *fed])), self.used)
-        made = self._answers(self.reference, path, feed, {name: given[name] for name in fed})
-        return {name: (given[name], made[f"{name}{GIVEN}"]) for name in names}
+        made = self._answers(self.reference, path, feed, {name: given[name] for name in fed}, names)
+        return {name: (given[name], made[name]) for name in names}
 
     def _run(self, side: Side, feed: Feed, names: Sequence[str], used: Mapping[str, str]) -> dict[str, Array]:
         """Tensors `names` of one side, as what reads them sees them."""
         path = self.work / "noise_open.onnx"
         asked = {name: used.get(name, name) for name in names}
         write_with_outputs(side.path, dict.fromkeys(asked.values()), path)
-        answer = self._answers(side, path, feed, {})
+        answer = self._answers(side, path, feed, {}, list(dict.fromkeys(asked.values())))
         return {name: answer[asked[name]] for name in names}
 
-    def _answers(self, side: Side, path: Path, feed: Feed, more: Mapping[str, Array]) -> Mapping[str, Array]:
+    def _answers(
+        self, side: Side, path: Path, feed: Feed, more: Mapping[str, Array], outputs: Sequence[str]
+    ) -> dict[str, Array]:
+        """What comes out, by the file's order: OpenVINO gives outputs that it computes as one the names of both."""
         self.steps += 1
         self.progress(self.steps, max(self.expected, self.steps), "bisect: noise of each node alone")
-        return side.run(path, [{**feed, **more}])[0]
+        (answer,) = side.run(path, [{**feed, **more}])
+        if len(answer) != len(outputs):
+            raise StageError("bisect", side.path.name, f"{len(outputs)} tensors were asked for, {len(answer)} came out")
+        return dict(zip(outputs, answer.values(), strict=True))
 
 
 def _float_types(model: Any) -> dict[str, Any]:

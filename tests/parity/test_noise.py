@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from mscsa_deploy.errors import UserError
+from mscsa_deploy.errors import StageError, UserError
 from mscsa_deploy.parity import noise
 from mscsa_deploy.parity.noise import noisiest_node
 from mscsa_deploy.parity.opened import Side
@@ -140,6 +140,21 @@ def test_tensors_of_one_name_and_other_shapes_are_not_compared(files):
 
 def test_the_output_says_what_giving_out_every_tensor_does(files):
     assert files.search(files.noisy(query=1.1)).together.sqnr_db < 30
+
+
+def test_outputs_that_a_runtime_names_its_own_way_are_told_by_their_order(files):
+    def renaming(path, feeds):
+        return [{f"port_{place}": value for place, value in enumerate(each.values())} for each in run(path, feeds)]
+
+    assert files.search(files.noisy(bent=1.1), renaming).tensor == "bent"
+
+
+def test_a_side_that_gives_out_less_is_refused(files):
+    def losing(path, feeds):
+        return [dict(list(each.items())[:1]) for each in run(path, feeds)]
+
+    with pytest.raises(StageError, match="tensors were asked for, 1 came out"):
+        files.search(files.noisy(bent=1.1), losing)
 
 
 def test_no_feeds_refused(files):
