@@ -26,6 +26,25 @@ def shipped_set(name: str) -> Path:
     return shipped_folder("calibration") / "scenes" / f"{name}.toml"
 
 
+def quoted_images(task: Task) -> Dataset:
+    """The shipped pictures that reports quote: they take no part in any choice, under whatever name they come."""
+    return open_images(shipped_set("evaluation"), task)
+
+
+def warn_of_quoted(dataset: Dataset, task: Task) -> None:
+    """Warn where `dataset` holds pictures that reports quote: what is found on them is no ground for a choice."""
+    quoted = quoted_images(task)
+    theirs = {quoted.content_hash(index) for index in range(len(quoted))}
+    shared = sum(dataset.content_hash(index) in theirs for index in range(len(dataset)))
+    if shared:
+        log.warning(
+            "%d pictures of '%s' are evaluation pictures: what is chosen by this ranking makes their scores look "
+            "better than they are",
+            shared,
+            dataset.name,
+        )
+
+
 def open_images(place: str | Path, task: Task, classes: int | None = None, labels: Sequence[str] = ()) -> Dataset:
     """The images at `place`: a folder, a CSV list, a scene-set manifest, or the bare name of a shipped set.
 

@@ -15,7 +15,7 @@ from mscsa_deploy.core.files import refuse_existing
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.core.report import Metric, ParityNumbers
 from mscsa_deploy.errors import UnsupportedError, UserError
-from mscsa_deploy.workflow.images import open_images, shipped_set
+from mscsa_deploy.workflow.images import quoted_images
 from mscsa_deploy.workflow.opening import open_subject
 from mscsa_deploy.workflow.output import write_output
 from mscsa_deploy.workflow.quantize_bench import Bench, QuantizeRequest, open_bench
@@ -123,8 +123,7 @@ def run_quantize(
     if not by_recipe:
         _refuse_elsewhere(profile, environment)
     subject = open_subject(request.model, request, profile, progress, runtimes=(request.runtime,), rewrite=True)
-    # The pictures that reports quote take no part in any choice, under whatever name they come.
-    quoted = open_images(shipped_set("evaluation"), subject.task)
+    quoted = quoted_images(subject.task)
     base = recipe_for(request.runtime, profile, f"{subject.name}.{subject.task}", named=request.recipe)
     with write_output(out, force=force) as work, tempfile.TemporaryDirectory(prefix="mscsa-deploy-") as folder:
         place = Path(folder)

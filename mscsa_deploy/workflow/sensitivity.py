@@ -13,7 +13,7 @@ from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.errors import UnsupportedError
 from mscsa_deploy.parity.metrics import value
 from mscsa_deploy.workflow.build import quantize_cached
-from mscsa_deploy.workflow.images import open_images
+from mscsa_deploy.workflow.images import open_images, quoted_images, warn_of_quoted
 from mscsa_deploy.workflow.judge import HEADLINES, judge_for
 from mscsa_deploy.workflow.opening import open_subject
 from mscsa_deploy.workflow.output import write_output
@@ -131,15 +131,21 @@ def _open(subject: Subject, request: SensitivityRequest) -> tuple[Dataset, Datas
     """The images that ranges are taken from, and those that units are judged on.
 
     Raises:
-        UserError: Two sets are named and share a picture, or there are none.
+        UserError: Two sets are named and share a picture, there are none, or ranges are to be taken from pictures
+            that reports quote.
     """
     from mscsa_deploy.imaging.dataset import refuse_overlap
 
-    calibration = open_images(request.calibration, subject.task, subject.classes, subject.labels)
+    quoted, judged = quoted_images(subject.task), (subject.classes, subject.labels)
     if request.validation is None:
+        calibration = open_images(request.calibration, subject.task, *judged)
+        refuse_overlap(quoted, calibration)
         return calibration, calibration
-    validation = open_images(request.validation, subject.task, subject.classes, subject.labels)
+    calibration = open_images(request.calibration, subject.task)
+    validation = open_images(request.validation, subject.task, *judged)
+    refuse_overlap(quoted, calibration)
     refuse_overlap(calibration, validation)
+    warn_of_quoted(validation, subject.task)
     return calibration, validation
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 
 import numpy as np
@@ -123,6 +124,24 @@ def test_units_judged_on_pictures_that_gave_the_ranges_are_refused(rank, tmp_pat
     code, document = rank("--for", "onnxruntime", "--validation", str(tmp_path / "validation"))
     assert code == 2
     assert "share 1 pictures" in document["error"]["message"]
+
+
+def test_ranges_are_not_taken_from_pictures_that_reports_quote(rank):
+    code, document = rank("--for", "onnxruntime", "--calibration", "evaluation")
+    assert code == 2
+    assert "'evaluation' and 'evaluation' share 240 pictures" in document["error"]["message"]
+
+
+def test_units_judged_on_pictures_that_reports_quote_are_warned_of(rank, tmp_path, caplog):
+    options = ("--for", "onnxruntime", "--max-images", "1", "--validation")
+    logger = logging.getLogger("mscsa_deploy")
+    logger.addHandler(caplog.handler)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mscsa_deploy.cli.terminal._configure_logging", lambda **_: None)
+        assert rank(*options, str(tmp_path / "validation"))[0] == 0
+        assert "evaluation pictures" not in caplog.text
+        assert rank(*options, "evaluation")[0] == 0
+    assert "240 pictures of 'evaluation' are evaluation pictures" in caplog.text
 
 
 def test_the_table_has_a_column_for_the_metric(rank, tmp_path, capsys):
