@@ -11,7 +11,7 @@ from mscsa_deploy.core.report import Row
 from mscsa_deploy.errors import GateError, StageError, UnsupportedError
 from mscsa_deploy.workflow.contest import run_part
 from mscsa_deploy.workflow.spread import run_on_ray
-from mscsa_deploy.workflow.verify_entrants import find_candidates, find_reference, make_contest
+from mscsa_deploy.workflow.verify_entrants import find_candidates, find_reference, make_contest, told_apart
 from mscsa_deploy.workflow.verify_judged import Judged
 from mscsa_deploy.workflow.verify_records import VerifyOutcome, VerifyRequest
 
@@ -34,8 +34,7 @@ def run_verify(request: VerifyRequest, progress: Progress = silent) -> VerifyOut
     with tempfile.TemporaryDirectory(prefix="mscsa-deploy-") as folder:
         work = Path(folder)
         progress(0, 1, "opening the models")
-        reference = find_reference(request, work)
-        others = find_candidates(request, work)
+        reference, *others = told_apart((find_reference(request, work), *find_candidates(request, work)))
         runnable = tuple(other for other in others if other.status == "ok")
         contest = make_contest(request, reference, others, runnable)
         scores = (

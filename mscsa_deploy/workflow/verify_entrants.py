@@ -43,10 +43,10 @@ def find_candidates(request: VerifyRequest, work: Path) -> tuple[Contestant, ...
             )
     if not found:
         raise UserError(f"no runtime loads any of the candidates ({', '.join(request.candidates)})")
-    return _told_apart(found)
+    return found
 
 
-def _told_apart(found: tuple[Contestant, ...]) -> tuple[Contestant, ...]:
+def told_apart(found: tuple[Contestant, ...]) -> tuple[Contestant, ...]:
     """The same, files of one name called by their whole path."""
     paths: dict[str, set[Path]] = {}
     for way in found:

@@ -97,6 +97,23 @@ def test_files_of_one_name_are_told_apart(cli, make, images, reference, tmp_path
     assert [gate["passed"] for gate in outcome.json["gates"]] == [True, False]
 
 
+def test_a_candidate_of_the_references_name_is_told_apart_from_it(cli, make, images, tmp_path):
+    from mscsa_deploy.graphs.metadata import ModelInfo, write_info
+
+    files = [tmp_path / folder / "model.onnx" for folder in ("a", "b")]
+    for file in files:
+        file.parent.mkdir()
+        make.network(file)
+    rows = cli("verify", *files, "--images", images, "--runtime", "onnxruntime", "--json", "-q").json
+    assert [rows["reference"]["artifact"], rows["rows"][0]["artifact"]] == [str(file) for file in files]
+    spec = to_plain(Preprocess(height=64, width=64, mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0)))
+    write_info(files[1], ModelInfo(name="colors", task="seg", preprocess=spec))
+    outcome = cli("verify", *files, "--images", images, "--json", "-q")
+    assert outcome.code == 2
+    said = outcome.json["error"]["message"]
+    assert said.startswith(f"'{files[1]}' wants another preprocessing than '{files[0]}': ")
+
+
 def test_classification_has_top_1(cli, make, tmp_path):
     for label in ("red", "green"):
         (tmp_path / "set" / label).mkdir(parents=True)
