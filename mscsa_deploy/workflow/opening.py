@@ -233,9 +233,11 @@ def _zoo(
 
     request = ModelRequest(model=model, task=ask.task, checkpoint=ask.checkpoint, random_weights=ask.random_weights)
     prepared = prepare(request)
-    names = tuple(name for name in runtimes or profile.default_runtimes if name != "tensorrt")
-    sources = build_sources(prepared, names, progress)
+    tuned = tuple(name for name in runtimes or profile.default_runtimes if name != "tensorrt")
+    sources = build_sources(prepared, tuned, progress)
     target = Target(profile, ask.threads or profile.threads)
+    # TensorRT takes the form that is tuned for no runtime, which ONNX Runtime stands in to run.
+    names = tuned or ("onnxruntime",)
     variants = [v for name in names for v in float_variants(name, sources, target, RUNTIMES.load(name)().probe())]
     cost = prepared.cost()
     return Subject(

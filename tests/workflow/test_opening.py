@@ -141,3 +141,12 @@ def test_int8_is_made_anew_when_only_the_weights_beside_the_file_change(opset, t
     assert path.read_bytes() == before
     again = int8()
     assert all(one != other for one, other in zip(first, again, strict=True))
+
+
+def test_a_model_that_only_tensorrt_is_to_run_stands_on_onnx_runtime(tmp_path, monkeypatch):
+    monkeypatch.setenv("MSCSA_DEPLOY_CACHE", str(tmp_path / "cache"))
+    ask = SubjectRequest(task="cls", random_weights=1)
+    profile = read_profile("generic_x86")
+    subject = open_subject("topformer_t", ask, profile, lambda *_: None, runtimes=("tensorrt",))
+    assert subject.float_for("tensorrt").artifact.path.name == "model.onnx"
+    assert {variant.runtime for variant in subject.variants} == {"onnxruntime"}
