@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     "argmax_agreement, sqnr_db. May be repeated.",
 )
 @max_drop_option
-@click.option("--bisect", is_flag=True, help="Find the first node at which a candidate that fails diverges.")
+@click.option("--bisect", is_flag=True, help="Find the node to blame where a candidate fails.")
 @click.option("--max-images", type=click.IntRange(min=1), help="Use at most so many.")
 @click.option("--threads", type=PARALLEL, default=1, show_default=True, help="Of each session.")
 @click.option(
@@ -163,8 +163,11 @@ def _divergence(found: DivergenceRecord) -> str:
             f"max error {numbers.max_abs_over_range:.1e} of range" if numbers.max_abs_over_range is not None else "",
             f"SQNR {numbers.sqnr_db:.1f} dB" if numbers.sqnr_db is not None else "",
         ]
+    where = f"node '{found.node}' ({found.op}), tensor '{found.tensor}': {', '.join(filter(None, off))}"
+    if not found.first:
+        return (
+            f"bisect: {found.subject} loses most at {where}; {found.limit}; against {found.against}; {found.steps} runs"
+        )
     before = f"; right before it agree {', '.join(found.agreeing[:4])}" if found.agreeing else ""
-    return (
-        f"bisect: {found.subject} diverges first at node '{found.node}' ({found.op}), tensor '{found.tensor}': "
-        f"{', '.join(filter(None, off))}; limit {found.limit}; against {found.against}{before}; {found.steps} steps"
-    )
+    limit = f"limit {found.limit}; against {found.against}{before}; {found.steps} steps"
+    return f"bisect: {found.subject} diverges first at {where}; {limit}"

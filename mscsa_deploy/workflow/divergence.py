@@ -36,6 +36,7 @@ class DivergenceRecord(Record, frozen=True, kw_only=True):
         subject: The candidate.
         against: What it was held against; the reference, or a candidate that passed where that is no ONNX file.
         found: Whether a node was found.
+        first: Whether it is the first that diverges; else it is the one that costs most.
         node: Its name in the reference.
         op: Its type.
         tensor: What it computes.
@@ -49,6 +50,7 @@ class DivergenceRecord(Record, frozen=True, kw_only=True):
     subject: str
     against: str = ""
     found: bool = False
+    first: bool = True
     node: str = ""
     op: str = ""
     tensor: str = ""
@@ -148,11 +150,12 @@ def _noisiest(
     return DivergenceRecord(
         subject=subject,
         found=True,
+        first=False,
         node=found.node,
         op=found.op,
         tensor=found.tensor,
         parity=found.own.numbers(),
-        limit=f"none in INT8; its noise alone leaves the output at {found.output_db:.1f} dB{after}",
+        limit=f"its noise alone leaves the output at {found.output_db:.1f} dB{after}",
         agreeing=found.quieter,
         steps=found.steps,
     )

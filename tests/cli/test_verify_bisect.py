@@ -58,6 +58,7 @@ def test_bisect_is_not_misled_by_a_relu_that_a_quantizer_replaced(cli, make, bar
     )  # fmt: skip
     (found,) = outcome.json["divergences"]
     assert (found["node"], found["agreeing"]) == ("node_scaled", ["bent"])
+    assert (found["first"], found["limit"][:15]) == (False, "its noise alone")
 
 
 def test_bisect_is_told_in_one_line(cli, make, images, reference, tmp_path):
