@@ -109,8 +109,11 @@ def twin_of(entry: ArtifactEntry, manifest: Manifest) -> ArtifactEntry | None:
 def answering(chosen: Candidate, bundle: Bundle) -> Candidate | None:
     """`chosen` with its upsampling and argmax inside the graph, computed the same way.
 
-    None where the bundle holds no such file, because it was not faster, or where this machine cannot run it.
+    None where the bundle holds no such file, because it was not faster, or where this machine cannot run it, or is of
+    another architecture, on which nobody knows what is faster.
     """
+    if made_elsewhere(bundle.manifest):
+        return None
     for each in candidates(bundle.manifest):
         if (
             _alike(each, chosen)

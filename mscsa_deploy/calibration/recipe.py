@@ -242,15 +242,21 @@ def read_recipe(name: str) -> CalibrationRecipe:
 
 
 def _check_operators(recipe: CalibrationRecipe, place: str) -> None:
-    """Raise `UserError` where `recipe` names an operator that ONNX has not: it would match no node, in silence."""
+    """Raise `UserError` for a misspelled operator: it would match no node, in silence.
+
+    Names that end like an operator of ONNX, or are like none, may be those of another domain.
+    """
     from onnx.defs import get_all_schemas
 
     rules = ((rule.op_types, rule.downstream_of, rule.upstream_of) for rule in recipe.keep_float)
     known = {schema.name for schema in get_all_schemas() if schema.domain == ""}
     for name in itertools.chain(recipe.op_types, *itertools.chain(*rules)):
-        if name not in known:
-            error = unknown_name("ONNX operator", name, known)
-            hint = error.hint if error.hint.startswith("did") else "the list is at https://onnx.ai/onnx/operators"
+        if name in known or name.endswith(tuple(known)):
+            continue
+        error = unknown_name("ONNX operator", name, known)
+        folded = {each.casefold(): each for each in known}.get(name.casefold())
+        hint = f"did you mean '{folded}'?" if folded else error.hint
+        if hint.startswith("did"):
             raise UserError(f"'{place}': {error.message}", hint=hint)
 
 

@@ -196,7 +196,7 @@ def class_ids(
     """
     if all(name.isdecimal() for name in names):
         return {name: int(name) for name in names}
-    for name in names:
+    for name in names if labels or classes else ():
         if not name.isdecimal() and name not in (labels or ()) and _NUMBER.fullmatch(name):
             raise UserError(
                 f"'{where}': the label '{name}' is no class id, expected a whole number from 0 or a class name",
@@ -208,7 +208,8 @@ def class_ids(
             raise UserError(
                 f"'{where}' names {len(names)} classes ({some}), the model has {classes} and does not say their names: "
                 "which is which is not known",
-                hint=f"give class ids, 0 to {classes - 1}, in place of the names",
+                hint=f"give class ids, 0 to {classes - 1}, in place of the names; or put the pictures into one folder, "
+                "where answers are compared and not scored",
             )
         return {name: place for place, name in enumerate(sorted(names))}
     for name in names:

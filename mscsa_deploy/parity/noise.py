@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.errors import StageError, UserError
 from mscsa_deploy.parity.compare import Comparator, Parity
@@ -183,6 +185,8 @@ class _Search:
         path = self.work / "noise_alone.onnx"
         fed = _write_fed(self.reference.path, self.types, set(self.names), names, path)
         given = self._run(self.candidate, feed, list(dict.fromkeys([*names, *fed])), self.used)
+        # A candidate with an FP16 rest, too, is held against an FP32 reference.
+        given = {name: value.astype(np.float32, copy=False) for name, value in given.items()}
         made = self._answers(self.reference, path, feed, {name: given[name] for name in fed}, names)
         return {name: (given[name], made[name]) for name in names}
 

@@ -72,7 +72,7 @@ def _live(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     live = []
     for node in model.graph.node:
         if known.intersection(node.input):
-            known.update(node.output)
+            known.update(filter(None, node.output))
             live.append(node)
     return live
 

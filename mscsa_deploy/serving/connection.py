@@ -149,7 +149,9 @@ class GuardedProtocol(HttpToolsProtocol):
         """Say nothing: offers to upgrade are passed over or refused before."""
 
     def data_received(self, data: bytes) -> None:
-        """Count what comes before the end of the head."""
+        """Count what comes before the end of the head; take nothing more where the connection is to end."""
+        if self.transport.is_closing():
+            return
         if self._in_head:
             self._head_bytes += len(data)
         super().data_received(data)
@@ -185,6 +187,8 @@ class GuardedProtocol(HttpToolsProtocol):
             why = "this server goes on in no other protocol: send no CONNECT, and no header 'Upgrade'"
             self._refuse(Refusal(400, why))
             return
+        # It may have come with the rest of the last request.
+        super()._unset_keepalive_if_required()
         super().on_headers_complete()
         if self.scope["method"] == "POST":
             self.scope["state"][WRITE_WHOLE] = functools.partial(self.write_whole, self.cycle)

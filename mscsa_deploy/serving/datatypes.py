@@ -39,8 +39,8 @@ _NAMES = MappingProxyType({dtype: name for name, dtype in DATATYPES.items()})
 _LENGTH = struct.Struct("<I")
 MAX_RANK = 8
 MAX_SIZE = 2**31 - 1
-_MOST_JSON_BYTES = 64
-"""What one number takes in JSON at most, with generous white space; so much more is not looked at."""
+_MOST_JSON_BYTES = 256
+"""What one number takes in JSON at most, a deeply indented line each; so much more is not looked at."""
 _FIXED_JSON_BYTES = 4096
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 HEADER_LENGTH = "inference-header-content-length"
 MAX_NAME = 256
 MAX_TIMEOUT_US = 2**63 - 1
+_MAX_SHOWN_BITS = 256
 _UNKNOWN_SIZES = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
 
 
@@ -167,7 +168,7 @@ def _tensors(inputs: Sequence[InputMessage], tail: memoryview) -> dict[str, Arra
             raise Refusal(400, f"input '{name}' has both data and binary_data_size, expected one of them")
         if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= tail.nbytes - place:
             # Numbers of thousands of digits have no text.
-            long = isinstance(size, int) and size.bit_length() > MAX_NAME
+            long = isinstance(size, int) and size.bit_length() > _MAX_SHOWN_BITS
             declared, left = "too many" if long else str(size)[:32], tail.nbytes - place
             raise Refusal(
                 400, f"input '{name}' declares {declared} bytes of binary data, but {left} are left in the body"

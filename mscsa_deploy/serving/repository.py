@@ -172,10 +172,13 @@ class Repository:
                 continue
             try:
                 fresh = await asyncio.to_thread(self._open, served.place, served.name, served.version)
-            except DeployError as error:
-                self._refused[served.place.path] = stamp
+            except (DeployError, MemoryError) as error:
+                if isinstance(error, DeployError):
+                    # Until it changes again; room in memory may come by itself.
+                    self._refused[served.place.path] = stamp
                 self.failed_reloads += 1
-                LOG.warning("'%s' changed but cannot be served, the old one stays: %s", served.place.path, error)
+                why = error if isinstance(error, DeployError) else "there is not enough memory"
+                LOG.warning("'%s' changed but cannot be served, the old one stays: %s", served.place.path, why)
                 continue
             self._table[served.name][served.version] = fresh
             self.reloads += 1
@@ -212,7 +215,7 @@ class Repository:
             while len(models) < work.sessions(models[0].runner.threads):
                 models.append(self._model(opened))
                 models[-1].warm_up()
-        except DeployError:
+        except BaseException:
             for model in models:
                 model.close()
             raise

@@ -28,7 +28,7 @@ def try_out(model: ServedModel) -> None:
             continue
         try:
             _answer(model, runner)
-        except DeployError:
+        except (DeployError, MemoryError):
             raise
         except Exception as error:
             # Whatever numpy makes of values of another shape than the manifest tells.

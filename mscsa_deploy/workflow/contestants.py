@@ -35,6 +35,7 @@ class Contestant:
         sha256: Of the file.
         says: What it says about itself.
         requires: Instruction sets without which it is slow or inexact.
+        half_scales: Whether it holds Q/DQ scales in FP16.
         runtime: Name in `RUNTIMES`.
         arithmetic: What the runtime is asked to compute in.
         options: The runtime's own settings.
@@ -50,6 +51,7 @@ class Contestant:
     sha256: str
     says: Says
     requires: tuple[str, ...] = ()
+    half_scales: bool = False
     runtime: str = ""
     arithmetic: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -72,9 +74,11 @@ class Contestant:
 
     def settings(self, threads: int) -> SessionSettings:
         """How its session is made."""
+        from mscsa_deploy.runtimes.onnxruntime import FOR_HALF_SCALES
         from mscsa_deploy.runtimes.protocol import SessionSettings
 
-        return SessionSettings(threads=threads, precision=self.arithmetic, options=dict(self.options))
+        more = FOR_HALF_SCALES if self.half_scales and self.runtime == "onnxruntime" else {}
+        return SessionSettings(threads=threads, precision=self.arithmetic, options={**self.options, **more})
 
 
 def contestants(
@@ -123,47 +127,42 @@ def _of_file(path: Path) -> Contestant:
     from mscsa_deploy.runtimes.protocol import KINDS
 
     readers = {".onnx": _read_onnx, ".xml": _read_openvino, ".safetensors": _read_torch}
-    says, precision, requires = readers[path.suffix](path) if path.suffix in readers else (Says(), "fp32", ())
-    return Contestant(
-        label=path.name,
-        path=path,
-        kind=KINDS[path.suffix],
-        precision=precision,
-        sha256=sha256_file(path),
-        says=says,
-        requires=requires,
-    )
+    told = readers[path.suffix](path) if path.suffix in readers else {"precision": "fp32"}
+    return Contestant(label=path.name, path=path, kind=KINDS[path.suffix], sha256=sha256_file(path), **told)
 
 
-def _read_openvino(path: Path) -> tuple[Says, str, tuple[str, ...]]:
+def _read_openvino(path: Path) -> dict[str, Any]:
     """What an OpenVINO file stores, by the operators its .xml names, and what INT8 of ours requires."""
     from mscsa_deploy.calibration.provenance import REQUIRES
 
     text = path.read_bytes()
     told = re.search(rb'<%s value="([^"]*)"' % re.escape(REQUIRES).encode(), text)
     requires = tuple(told[1].decode(errors="replace").split(",")) if told else ()
-    return Says(), "int8" if b'type="FakeQuantize"' in text else "fp32", requires
+    return {"precision": "int8" if b'type="FakeQuantize"' in text else "fp32", "requires": requires}
 
 
-def _read_onnx(path: Path) -> tuple[Says, str, tuple[str, ...]]:
+def _read_onnx(path: Path) -> dict[str, Any]:
     from mscsa_deploy.calibration.provenance import REQUIRES
     from mscsa_deploy.core.config import convert
     from mscsa_deploy.graphs.check import read_model
-    from mscsa_deploy.graphs.foreign import stored_precision
+    from mscsa_deploy.graphs.foreign import has_half_scales, stored_precision
     from mscsa_deploy.graphs.metadata import info_of
     from mscsa_deploy.imaging.preprocess import Preprocess
 
     model = read_model(path)
-    info, precision = info_of(model, source=str(path)), stored_precision(model)
-    told = model.metadata_props.get(REQUIRES, "")
-    requires = tuple(told.split(",")) if told else ()
+    info, needs = info_of(model, source=str(path)), model.metadata_props.get(REQUIRES, "")
+    found = {
+        "precision": stored_precision(model),
+        "requires": tuple(needs.split(",")) if needs else (),
+        "half_scales": has_half_scales(model),
+    }
     if info is None:
-        return Says(), precision, requires
+        return found
     spec = convert(info.preprocess, Preprocess, source=str(path)) if info.preprocess else None
-    return Says(task=info.task, preprocess=spec, labels=info.labels), precision, requires
+    return {**found, "says": Says(task=info.task, preprocess=spec, labels=info.labels)}
 
 
-def _read_torch(path: Path) -> tuple[Says, str, tuple[str, ...]]:
+def _read_torch(path: Path) -> dict[str, Any]:
     from mscsa_deploy.models.checkpoint import load_checkpoint
 
     metadata = load_checkpoint(path).metadata
@@ -172,7 +171,7 @@ def _read_torch(path: Path) -> tuple[Says, str, tuple[str, ...]]:
             f"'{path}' does not say which model it holds",
             hint="name the model or its recipe instead, and give the file with --checkpoint",
         )
-    return read_header(metadata, str(path)), "fp32", ()
+    return {"precision": "fp32", "says": read_header(metadata, str(path))}
 
 
 def _of_zoo(argument: str, request: ModelRequest, work: Path) -> Contestant:

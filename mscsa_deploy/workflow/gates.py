@@ -33,6 +33,12 @@ def judge(rows: Sequence[Row], results: Results) -> tuple[tuple[Gate, ...], Verd
     )
 
 
+def passes(row: Row, results: Results) -> bool:
+    """Whether this row's answers are what is asked of them, or nothing is."""
+    gate = _gate(row, results)
+    return gate is None or gate.passed
+
+
 def _gate(row: Row, results: Results) -> Gate | None:
     """What is asked of this row's answers; None where they could not be had or are the reference."""
     if row.metric is None and row.parity is None:

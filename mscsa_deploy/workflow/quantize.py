@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,7 +146,11 @@ def _refuse_elsewhere(profile: DeviceProfile, environment: Environment) -> None:
     """Raise `UnsupportedError` if this machine is not of the class `profile`: what is fast there is not seen here."""
     from mscsa_deploy.runtimes.profile import matching
 
-    if not matching(profile.match, environment):
+    match = profile.match
+    if not environment.isa:
+        # Not every system lists what its processor has; what is not known does not tell machines apart.
+        environment = replace(environment, isa=(*match.isa_all, *match.isa_any))
+    if not matching(match, environment):
         raise UnsupportedError(
             f"a search measures on the machine it runs on, and this one ({environment.arch}, {environment.cpu}) is not "
             f"of the class '{profile.name}'",

@@ -113,14 +113,14 @@ def _tailed(
             check = check_tail(variant.artifact.path, answering.path, variant.runtime, variant.settings, tensors)
             _require(variant, check, form)
         except DeployError as error:
-            logger.warning("%s: no class map inside the graph: %s", variant.label, error)
-            refused.append(f"no class map inside the graph with tail '{form}': {error}")
+            logger.warning("%s: tail '%s' is not used: %s", variant.label, form, error)
+            refused.append(f"tail '{form}' is not used: {error}")
         else:
             break
     else:
         if only:
-            return replace(variant, status="failed", reason="; ".join(refused))
-        return replace(variant, notes=(*variant.notes, *refused))
+            return replace(variant, status="failed", reason="; ".join(("no class map inside the graph", *refused)))
+        return replace(variant, notes=(*variant.notes, "no class map inside the graph", *refused))
     counts = {"pixels": check.pixels, "different": check.different, "ties": check.ties}
     tail = {"form": form, "scores_ms": decision.scores_ms, **counts}
     notes = (*variant.notes, *refused)

@@ -68,7 +68,7 @@ def test_a_name_unlike_the_file_is_refused(tmp_path):
         ('op_types = ["Convv"]', "unknown ONNX operator 'Convv'; did you mean 'Conv'"),
         ('[[keep_float]]\nreason = "x"\nop_types = ["Matmul"]', "'Matmul'; did you mean 'MatMul'"),
         ('[[keep_float]]\nreason = "x"\nupstream_of = ["softmax"]', "'softmax'; did you mean 'Softmax'"),
-        ('op_types = ["1234"]', "unknown ONNX operator '1234'; the list is"),
+        ('op_types = ["RELU"]', "unknown ONNX operator 'RELU'; did you mean 'Relu'"),
     ],
 )
 def test_an_operator_that_is_none_is_refused_with_the_nearest_name(tmp_path, line, said):
@@ -158,3 +158,11 @@ def test_a_recipe_made_for_a_bf16_rest_stands_beside_the_default_one():
     assert bf16_recipe("openvino", model="pvt_v2_b0_mscsa.cls", **device) is None
     assert bf16_recipe("openvino", model="topformer_t_mscsa.seg", architecture="x86_64", isa={"avx2"}) is None
     assert bf16_recipe("openvino", model="topformer_t_mscsa.cls", **device) is None
+
+
+@pytest.mark.parametrize("operator", ["FusedConv", "SkipLayerNormalization", "BiasGelu", "Zzz"])
+def test_an_operator_of_another_domain_may_be_named(tmp_path, operator):
+    path = tmp_path / "mine.toml"
+    rule = f'[[keep_float]]\nreason = "x"\nop_types = ["{operator}"]\n'
+    path.write_text(f'name = "mine"\nengine = "onnxruntime"\nruntime = "onnxruntime"\n{rule}')
+    assert read_recipe(str(path)).keep_float[0].op_types == (operator,)

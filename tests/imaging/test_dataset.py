@@ -131,7 +131,12 @@ def test_spaces_in_a_list_do_not_turn_class_ids_into_names(class_folders, text):
 def test_a_number_that_is_no_class_id_is_refused(class_folders, label):
     (class_folders / "list.csv").write_text(f"image,label\ndog/0.png,{label}\ncat/0.png,0\n")
     with pytest.raises(UserError, match=r"list\.csv': the label '[-+.\d ]+' is no class id"):
-        open_dataset(class_folders / "list.csv", "cls")
+        open_dataset(class_folders / "list.csv", "cls", classes=2)
+
+
+def test_pictures_that_nothing_is_scored_on_may_have_any_label(class_folders):
+    (class_folders / "list.csv").write_text("image,label\ndog/0.png,-1\ncat/0.png,0\n")
+    assert len(open_dataset(class_folders / "list.csv", "cls")) == 2
 
 
 def test_a_number_may_be_part_of_a_class_name_and_one_that_the_model_knows(class_folders):

@@ -107,6 +107,18 @@ def test_a_planted_fault_is_named_among_noise(files, tensor, portion, monkeypatc
     assert tensor not in found.quieter
 
 
+def test_a_candidate_with_an_fp16_rest_is_held_against_fp32(files):
+    def halved(path, feeds):
+        return [
+            {name: value.astype(np.float16) if name != "logits" else value for name, value in answer.items()}
+            for answer in run(path, feeds)
+        ]
+
+    candidate = files.noisy(bent=1.1)
+    found = files.search(candidate, lambda path, feeds: (halved if path == candidate else run)(path, feeds))
+    assert found.tensor == "bent"
+
+
 def test_noise_that_the_output_does_not_show_is_not_blamed(files):
     found = files.search(files.noisy(unseen=3.0, query=1.02))
     assert found.tensor == "query"

@@ -179,6 +179,35 @@ def test_rest_of_an_answered_request_holds_no_connection_open(bundles, serve, he
             assert time.monotonic() < end
 
 
+def test_next_request_may_come_with_the_rest_of_one_that_is_answered(bundles, serve, tiny):
+    rest = b"a" * 100_000
+    limits = Limits(header_seconds=1, in_flight_bytes=50_000_000, connections=1000)
+    with serve(bundles["seg"], limits=limits) as client:
+        host, port = client.place.split(":")
+        with socket.create_connection((host, int(port)), timeout=SECONDS) as connection:
+            head = f"POST /v2/models/unknown/infer HTTP/1.1\r\nhost: x\r\ncontent-length: {len(rest)}\r\n\r\n"
+            connection.sendall(head.encode() + rest[:-10])
+            assert read(connection)[0] == 404
+            data, end = request(tiny.scene())
+            connection.sendall(rest[-10:] + data[:end])
+            # Longer than an answered connection stays open.
+            time.sleep(1.5)
+            connection.sendall(data[end:])
+            assert read(connection)[0] == 200
+
+
+def test_nothing_behind_a_refused_head_is_computed(connection, client):
+    def models_asked():
+        lines = client.get("/metrics").body.decode().splitlines()
+        return [line for line in lines if line.startswith("mscsa_deploy_requests_total") and 'model="colors"' in line]
+
+    before = models_asked()
+    connection.sendall(b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\nGET /v2/models/colors HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert read(connection)[0] == 400
+    time.sleep(0.1)
+    assert models_asked() == before
+
+
 class Exactly:
     """A reader of a socket that takes no byte too many."""
 
