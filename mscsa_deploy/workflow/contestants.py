@@ -127,7 +127,9 @@ def _of_file(path: Path) -> Contestant:
     from mscsa_deploy.runtimes.protocol import KINDS
 
     readers = {".onnx": _read_onnx, ".xml": _read_openvino, ".safetensors": _read_torch}
-    told = readers[path.suffix](path) if path.suffix in readers else {"precision": "fp32"}
+    told: dict[str, Any] = {"precision": "fp32", "says": Says()}
+    if path.suffix in readers:
+        told |= readers[path.suffix](path)
     return Contestant(label=path.name, path=path, kind=KINDS[path.suffix], sha256=sha256_file(path), **told)
 
 
@@ -171,7 +173,7 @@ def _read_torch(path: Path) -> dict[str, Any]:
             f"'{path}' does not say which model it holds",
             hint="name the model or its recipe instead, and give the file with --checkpoint",
         )
-    return {"precision": "fp32", "says": read_header(metadata, str(path))}
+    return {"says": read_header(metadata, str(path))}
 
 
 def _of_zoo(argument: str, request: ModelRequest, work: Path) -> Contestant:

@@ -98,7 +98,8 @@ def test_tail_that_changes_pixels_is_left_out_and_the_variant_says_so(logits, de
     made = with_tails([variant(logits)], Images(), PROFILE)
 
     assert made.variants[0].answering is None
-    assert "3 of 1000 pixels" in made.variants[0].notes[0]
+    assert made.variants[0].notes[0] == "no class map inside the graph"
+    assert "3 of 1000 pixels" in made.variants[0].notes[1]
 
 
 def test_next_fastest_form_takes_the_place_of_one_that_changes_pixels(logits, monkeypatch):
@@ -112,7 +113,7 @@ def test_next_fastest_form_takes_the_place_of_one_that_changes_pixels(logits, mo
     best = with_tails([variant(logits)], Images(), PROFILE).variants[0]
 
     assert best.details["tail"]["form"] == "strips_first"
-    assert [note.split("tail ")[1].split(" ")[0] for note in best.notes] == ["'cells':", "'pruned':"]
+    assert [note.split("tail ")[1].split(" ")[0] for note in best.notes] == ["'cells'", "'pruned'"]
 
 
 def test_variant_fails_where_class_maps_alone_were_asked_for_and_none_is_right(logits, decide, monkeypatch):
