@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mscsa_deploy.bundle.store import Bundle, contents
+from mscsa_deploy.calibration.budget import Budget
 from mscsa_deploy.errors import UnsupportedError, unknown_name
 from mscsa_deploy.runtimes import OFFERED, RUNTIMES
 from mscsa_deploy.runtimes.protocol import PRECISIONS
@@ -51,6 +52,14 @@ class Candidate:
         return self.measured.options if self.measured else {}
 
     @property
+    def lossy(self) -> bool:
+        """Whether it was found to lose more of the task's metric than INT8 usually may."""
+        metric = self.measured.metric if self.measured else None
+        if self.precision == "fp32" or metric is None or metric.drop is None or metric.reference is None:
+            return False
+        return not Budget.of(metric.name).allows(metric.value, metric.reference)
+
+    @property
     def rest(self) -> str:
         """What the float remainder of an int8 file runs in."""
         return str(self.options.get("float_precision", "fp32"))
@@ -62,7 +71,8 @@ def select(
     """The artefact of `bundle` to run here, with its runtime and precision.
 
     What the bundle recommends is taken where this machine can run it, then whatever was fastest when the
-    bundle was made, then FP32. Artefacts that require instructions which this processor lacks come last.
+    bundle was made, then FP32; what lost more accuracy than is usually allowed comes after that. Artefacts that
+    require instructions which this processor lacks come last.
     Of a file that was measured with several settings of its runtime, those count that are fastest and can run here.
 
     On another architecture than the bundle was made on, nobody knows what is fast, and its recommendation says
@@ -200,6 +210,7 @@ def _preference(candidate: Candidate, choice: Choice | None) -> tuple[Any, ...]:
     latency = candidate.measured.latency_ms if candidate.measured else None
     return (
         not recommended,
+        candidate.lossy,
         latency is None,
         latency.p50 if latency else 0.0,
         -PRECISIONS.index(candidate.precision),

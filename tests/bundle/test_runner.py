@@ -13,6 +13,7 @@ from mscsa_deploy.bundle.archive import pack
 from mscsa_deploy.bundle.manifest import Choice, Postprocess, Tensor
 from mscsa_deploy.bundle.selection import candidates, select, twin_of
 from mscsa_deploy.bundle.store import Bundle, write_bundle
+from mscsa_deploy.core.report import Metric
 from mscsa_deploy.errors import SpecError, UnsupportedError, UserError
 from mscsa_deploy.runner import load
 
@@ -263,6 +264,22 @@ def test_file_measured_with_two_rests_runs_with_the_faster_that_can_run_here(bun
     assert (select(both).precision, select(both).rest) == ("int8", quicker)
     able("int8", "fp32")
     assert (select(both).precision, select(both).rest) == ("int8", "fp32")
+
+
+def test_what_lost_too_much_accuracy_comes_after_what_did_not(bundle, tiny, able):
+    def found(p50, drop, **options):
+        metric = Metric(name="top-1", value=90.0 - drop, reference=90.0, drop=drop, images=10)
+        return tiny.measurement("openvino", p50, precision="int8", options=options, metric=metric)
+
+    able("int8", "bf16", "fp32")
+    both = quantized(tiny, bundle, (found(0.7, 0.1), found(0.5, 1.3, float_precision="bf16")))
+    assert (select(both).precision, select(both).rest) == ("int8", "fp32")
+    unasked = Bundle(both.root, msgspec.structs.replace(both.manifest, recommended=None))
+    assert (select(unasked).precision, select(unasked).rest) == ("int8", "fp32")
+    lossy = quantized(tiny, bundle, (found(0.5, 1.3),))
+    unasked = Bundle(lossy.root, msgspec.structs.replace(lossy.manifest, recommended=None))
+    assert select(unasked).precision == "fp32"
+    assert select(unasked, precision="int8").precision == "int8"
 
 
 def test_class_map_file_computes_as_the_file_it_stands_beside(tiny):
