@@ -36,16 +36,12 @@ def command(terminal: Terminal, old: Path, new: Path, *, max_regress: tuple[str,
     OLD and NEW are report.json files, or the directories that hold them. A latency whose interval overlaps
     the old one's is noise, not a regression.
     """
-    from mscsa_deploy.core.config import to_plain
     from mscsa_deploy.errors import GateError
     from mscsa_deploy.workflow.compare import run_compare
 
     found = run_compare(old, new, max_regress, force=force)
     error = None if found.passed else GateError(found.problem)
-    document = to_plain(found)
-    if error is not None:
-        document["error"] = {"kind": error.kind, "message": error.message, "hint": error.hint}
-    terminal.document(document)
+    terminal.document(found, error)
     terminal.show(_table(found), *_lines(found))
     return terminal.complain(error) if error is not None else 0
 

@@ -56,21 +56,12 @@ def command(
     with terminal.progress() as progress:
         answers = run_predict(request, out, force=force, progress=progress)
     error = answers.error()
-    terminal.document(_document(answers))
+    terminal.document(answers, error)
     terminal.show(*_lines(answers, out))
     for answer in answers.failed:
         if answer.error is not None and len(answers.failed) > 1:
             terminal.note(f"no answer: {answer.error.message}")
     return terminal.complain(error) if error is not None else 0
-
-
-def _document(answers: Answers) -> dict[str, object]:
-    from mscsa_deploy.core.config import to_plain
-
-    document: dict[str, object] = to_plain(answers)
-    if (error := answers.error()) is not None:
-        document["error"] = {"kind": error.kind, "message": error.message, "hint": error.hint}
-    return document
 
 
 def _lines(answers: Answers, out: Path | None) -> list[Table | str]:
