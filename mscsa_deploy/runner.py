@@ -21,6 +21,7 @@ import numpy as np
 from mscsa_deploy.bundle.consistency import check_session
 from mscsa_deploy.bundle.selection import Candidate, answering, made_elsewhere, select
 from mscsa_deploy.bundle.store import Bundle, read_bundle
+from mscsa_deploy.core.vocabulary import MOST_THREADS
 from mscsa_deploy.errors import SpecError, StageError, UserError
 from mscsa_deploy.imaging.classmap import best_classes, class_map, resize_nearest
 from mscsa_deploy.imaging.decode import decode
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from mscsa_deploy.runtimes.protocol import Session
 
 TOP = 5
-MOST_THREADS = 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mscsa_deploy.bundle.manifest import Postprocess
 from mscsa_deploy.errors import SpecError, UserError
 
 if TYPE_CHECKING:
@@ -45,19 +46,13 @@ def _contradiction(entry: ArtifactEntry, manifest: Manifest) -> str:
         return f"answers with the output '{post.tensor}', but its outputs are {names}"
     if post.output == "classmap" and manifest.task == "cls":
         return "answers with a class map, but the task is cls"
-    decides = _decision(manifest.task, post.output)
+    decides = Postprocess.of(manifest.task, post.output, tensor=post.tensor).decide
     if post.decide != decides:
         return f"answers with {post.output} for the task {manifest.task}, which decide = '{decides}' goes with"
     rank, wanted = _CLASS_MAP if post.output == "classmap" else _RANKS[manifest.task]
     if len(output.shape) != rank:
         return f"has the output '{output.name}' of shape {list(output.shape)}, the task {manifest.task} wants {wanted}"
     return ""
-
-
-def _decision(task: str, output: str) -> str:
-    """What follows values of this kind: see `Postprocess`."""
-    done = {"cls": "probs", "seg": "classmap"}[task]
-    return "none" if output == done else {"cls": "softmax", "seg": "argmax"}[task]
 
 
 def check_session(session: Session, entry: ArtifactEntry) -> None:

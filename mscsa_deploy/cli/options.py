@@ -9,12 +9,11 @@ from typing import Any, Literal
 
 import click
 
-from mscsa_deploy.core.vocabulary import TASKS
+from mscsa_deploy.core.vocabulary import MOST_THREADS, TASKS
 
 Command = Callable[..., Any]
 
-PARALLEL = click.IntRange(1, 1024)
-"""Threads, workers, streams: more than any machine has cores would cost memory for nothing."""
+PARALLEL = click.IntRange(1, MOST_THREADS)
 
 
 class Quantity(click.FloatRange):

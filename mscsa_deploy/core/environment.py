@@ -198,8 +198,8 @@ def _without_isa(wanted: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...
 
 def usable_cores() -> int:
     """Logical cores that this process can keep busy: those it may run on, within the container's quota."""
-    quota = _cgroup_cpus()
-    return max(min(_cores_allowed(), math.ceil(quota) if quota is not None else _cores_allowed()), 1)
+    allowed, quota = _cores_allowed(), _cgroup_cpus()
+    return max(allowed if quota is None else min(allowed, math.ceil(quota)), 1)
 
 
 def architecture() -> str:

@@ -1,4 +1,4 @@
-"""Words that mean the same in recipes, files, bundles and on the command line."""
+"""Words and limits that mean the same in recipes, files, bundles and on the command line."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ def task_named(text: str) -> Task:
             return task
     raise unknown_name("task", text, TASKS)
 
+
+MOST_THREADS = 1024
+"""Threads, workers, streams: more than any machine has cores would cost memory for nothing."""
 
 Output = Literal["logits", "logits-full", "classmap", "probs"]
 """Where a graph ends: values per class (for segmentation at the model's stride), those at input size, the winning

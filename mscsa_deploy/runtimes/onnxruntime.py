@@ -160,6 +160,7 @@ def trace(
     The nodes that a kernel stands for are found `with_sources`, which needs the package onnx, and where kernels run one
     after the other.
     """
+    with_sources = with_sources and importlib.util.find_spec("onnx") is not None
     options = _session_options(settings)
     options.enable_profiling = True
     with tempfile.TemporaryDirectory(prefix="mscsa-deploy-") as work:
@@ -181,8 +182,6 @@ def trace(
 
 def _with_sources(rows: tuple[OpRow, ...], path: Path, optimized: Path) -> tuple[OpRow, ...]:
     """`rows`, in the order in which kernels first ran, with the nodes of `path` that each stands for, where known."""
-    if importlib.util.find_spec("onnx") is None:
-        return rows
     import onnx
 
     from mscsa_deploy.runtimes.onnxruntime_sources import align, kernel_sources

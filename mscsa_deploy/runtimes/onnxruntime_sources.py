@@ -24,8 +24,7 @@ def align(traced: Sequence[tuple[str, str]], optimized: onnx.ModelProto) -> bool
     """
     nodes = optimized.graph.node
     return len(traced) == len(nodes) and all(
-        node.op_type == op and name in (node.name, name if not node.name else "")
-        for (name, op), node in zip(traced, nodes, strict=True)
+        node.op_type == op and node.name in ("", name) for (name, op), node in zip(traced, nodes, strict=True)
     )
 
 

@@ -132,9 +132,9 @@ def _for_phones(place: str, report: Report) -> OrtFiles | None:
 
 def _rows_to_tell(place: str, report: Report, results: Results) -> list[Row]:
     """The rows of a file, without a float rest that failed where another passed: an app takes the faster of them."""
-    rows = [row for row in report.rows if row.artifact == place]
-    right = {(row.runtime, row.precision) for row in rows if row.status == "ok" and passes(row, results)}
-    return [row for row in rows if (row.runtime, row.precision) not in right or passes(row, results)]
+    rows = [(row, passes(row, results)) for row in report.rows if row.artifact == place]
+    right = {(row.runtime, row.precision) for row, passed in rows if passed and row.status == "ok"}
+    return [row for row, passed in rows if passed or (row.runtime, row.precision) not in right]
 
 
 def _measurement(row: Row, results: Results) -> Measurement:
