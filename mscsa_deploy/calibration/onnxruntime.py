@@ -23,6 +23,7 @@ from mscsa_deploy.calibration.quantizer import Quantized
 from mscsa_deploy.calibration.ranges import collect_ranges
 from mscsa_deploy.calibration.samples import check_samples
 from mscsa_deploy.calibration.source import HALF_SCALE_OPSET, PER_CHANNEL_OPSET, open_source
+from mscsa_deploy.calibration.unfusing import unfuse
 from mscsa_deploy.core.artifact import Artifact
 from mscsa_deploy.core.files import cache_root, output_file
 from mscsa_deploy.core.progress import silent
@@ -113,6 +114,8 @@ def write(source: Source, ranges: Ranges, recipe: CalibrationRecipe, out: Path, 
     """
     rules = excluded(source.asked or source.model, recipe)
     written = _write_pairs(source, ranges, recipe, sorted(rules))
+    if recipe.float_elementwise:
+        rules |= unfuse(written, recipe)
     if recipe.runtime == "tensorrt" and (faults := tensorrt_faults(written)):
         raise StageError("quantize", source.title, f"TensorRT would refuse the file: {'; '.join(faults[:3])}")
     left, integer = left_float(written, recipe, rules)

@@ -14,6 +14,8 @@ from mscsa_deploy.calibration.source import constant_names, initializers
 from mscsa_deploy.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     import onnx
 
     from mscsa_deploy.calibration.recipe import CalibrationRecipe, FloatRule
@@ -199,6 +201,16 @@ def left_float(
         else:
             integer += 1
     return tuple(left), integer
+
+
+def on_integers(
+    quantized: onnx.ModelProto, recipe: CalibrationRecipe, op_types: Collection[str]
+) -> list[onnx.NodeProto]:
+    """The nodes of `op_types` that the recipe's runtime computes on integers in a Q/DQ file, in graph order."""
+    wiring = Wiring(quantized.graph)
+    constants = constant_names(quantized)
+    nodes = (node for node in quantized.graph.node if node.op_type in op_types)
+    return [node for node in nodes if not _why_float(node, wiring, constants, recipe)]
 
 
 def _why_float(node: onnx.NodeProto, wiring: Wiring, constants: set[str], recipe: CalibrationRecipe) -> str:

@@ -27,7 +27,7 @@ HISTOGRAM_OBSERVERS: tuple[Observer, ...] = ("percentile", "entropy", "mse")
 ENGINE_KEYS: dict[str, tuple[str, ...]] = {
     "onnxruntime": (
         "activations", "weights", "symmetric_activations", "averaging", "op_types", "quantize_bias", "pair_on_weights",
-        "dedicated_pairs", "force_unquantized_inputs", "pools_as_convs", "equalize",
+        "dedicated_pairs", "force_unquantized_inputs", "float_elementwise", "pools_as_convs", "equalize",
     ),
     "nncf": ("preset", "model_type", "smooth_quant"),
 }  # fmt: skip
@@ -103,6 +103,8 @@ class CalibrationRecipe(Config, frozen=True, kw_only=True):
         pair_on_weights: Weights stay float behind a Q/DQ pair (TensorRT) instead of being stored as int8.
         dedicated_pairs: One Q/DQ pair per consumer (TensorRT) instead of one shared pair.
         force_unquantized_inputs: Also quantize movers (Resize, Transpose...) whose input is not quantized.
+        float_elementwise: Additions and products of quantized tensors in float, written so that ONNX Runtime does not
+            fuse them: its integer kernels for these round differently on x86 and on ARM.
         pools_as_convs: Average pools as depthwise convolutions of constant weights, which have faster integer kernels.
         equalize: Cross-layer equalization of Conv-Relu-Conv chains before ranges are taken.
         bias_correction: ``analytic`` shifts each bias by the mean error that weight rounding causes;
@@ -137,6 +139,7 @@ class CalibrationRecipe(Config, frozen=True, kw_only=True):
     pair_on_weights: bool = False
     dedicated_pairs: bool = False
     force_unquantized_inputs: bool = False
+    float_elementwise: bool = False
     pools_as_convs: bool = False
     equalize: bool = False
     bias_correction: Literal["none", "analytic", "fast"] = "none"
