@@ -127,12 +127,6 @@ def stored_precision(model: ir.Model) -> Stored:
     return "fp16" if ir.DataType.FLOAT16 in kinds else "fp32"
 
 
-def has_half_scales(model: ir.Model) -> bool:
-    """Whether a Q/DQ pair has a scale in FP16, as files for TensorRT with an FP16 rest have them."""
-    scales = [node.inputs[1] for node in model.graph if node.op_type in {"QuantizeLinear", "DequantizeLinear"}]
-    return any(scale is not None and scale.dtype == ir.DataType.FLOAT16 for scale in scales)
-
-
 def _boundary(size: tuple[int, int], out: TensorSpec, task: Task, path: Path) -> tuple[Output, int]:
     """Where the graph ends, read off the shape of its first output; `size` is (height, width) of the input."""
     rank, height = len(out.shape), size[0]

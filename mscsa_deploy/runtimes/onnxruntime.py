@@ -8,6 +8,7 @@ Options (`SessionSettings.options`):
     mem_pattern: Whether the memory of a run is planned ahead (default true).
     session_config: Mapping of session configuration keys to strings, passed on as they are.
     provider_options: Mapping of options of the execution provider.
+    disabled_optimizers: Names of optimizers of ONNX Runtime that do not run.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mscsa_deploy.core.environment import isa_flags, package_version
 from mscsa_deploy.core.tensors import Array, Feed, TensorSpec, check_feed
 from mscsa_deploy.errors import DeployError, StageError, UnsupportedError, UserError, unknown_name
+from mscsa_deploy.runtimes.onnxruntime_scales import has_half_scales
 from mscsa_deploy.runtimes.profiling import PRECISION_OF, executed_precisions, zero_feed
 from mscsa_deploy.runtimes.protocol import Capabilities, OpProfile, OpRow, SessionSettings
 from mscsa_deploy.runtimes.session import (
@@ -37,9 +39,10 @@ from mscsa_deploy.runtimes.session import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-FOR_HALF_SCALES = MappingProxyType({"disabled_optimizers": ("WeightBiasQuantization",)})
-"""Options for files whose Q/DQ scales are FP16, as TensorRT takes them. ONNX Runtime 1.31 would quantize their biases
-with the product of two scales in FP16, which underflows: a wide convolution is left with more noise than signal."""
+NOT_FOR_HALF_SCALES = "WeightBiasQuantization"
+"""The optimizer that files with Q/DQ scales in FP16, as TensorRT takes them, are loaded without. ONNX Runtime 1.31
+would quantize their biases with the product of two scales in FP16, which underflows: a wide convolution is left with
+more noise than signal."""
 PROVIDERS = MappingProxyType({"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"})
 WARMUP_RUNS = 3
 
@@ -226,13 +229,16 @@ def _open(path: Path, settings: SessionSettings, options: Any) -> Any:
     provider_options = dict(settings.options.get("provider_options", {}))
     if settings.device == "cuda" and settings.precision == "fp32":
         provider_options.setdefault("use_tf32", "0")
+    disabled = [*settings.options.get("disabled_optimizers", ())]
+    if has_half_scales(path):
+        disabled.append(NOT_FOR_HALF_SCALES)
     with seam(path.name, "loading"):
         session = vendor.InferenceSession(
             str(path),
             options,
             providers=[provider],
             provider_options=[provider_options],
-            disabled_optimizers=list(settings.options.get("disabled_optimizers", ())),
+            disabled_optimizers=disabled,
         )
     session.disable_fallback()
     if session.get_providers()[0] != provider:

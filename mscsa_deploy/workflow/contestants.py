@@ -35,7 +35,6 @@ class Contestant:
         sha256: Of the file.
         says: What it says about itself.
         requires: Instruction sets without which it is slow or inexact.
-        half_scales: Whether it holds Q/DQ scales in FP16.
         runtime: Name in `RUNTIMES`.
         arithmetic: What the runtime is asked to compute in.
         options: The runtime's own settings.
@@ -51,7 +50,6 @@ class Contestant:
     sha256: str
     says: Says
     requires: tuple[str, ...] = ()
-    half_scales: bool = False
     runtime: str = ""
     arithmetic: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -74,11 +72,9 @@ class Contestant:
 
     def settings(self, threads: int) -> SessionSettings:
         """How its session is made."""
-        from mscsa_deploy.runtimes.onnxruntime import FOR_HALF_SCALES
         from mscsa_deploy.runtimes.protocol import SessionSettings
 
-        more = FOR_HALF_SCALES if self.half_scales and self.runtime == "onnxruntime" else {}
-        return SessionSettings(threads=threads, precision=self.arithmetic, options={**self.options, **more})
+        return SessionSettings(threads=threads, precision=self.arithmetic, options=self.options)
 
 
 def contestants(
@@ -147,7 +143,7 @@ def _read_onnx(path: Path) -> dict[str, Any]:
     from mscsa_deploy.calibration.provenance import REQUIRES
     from mscsa_deploy.core.config import convert
     from mscsa_deploy.graphs.check import read_model
-    from mscsa_deploy.graphs.foreign import has_half_scales, stored_precision
+    from mscsa_deploy.graphs.foreign import stored_precision
     from mscsa_deploy.graphs.metadata import info_of
     from mscsa_deploy.imaging.preprocess import Preprocess
 
@@ -156,7 +152,6 @@ def _read_onnx(path: Path) -> dict[str, Any]:
     found = {
         "precision": stored_precision(model),
         "requires": tuple(needs.split(",")) if needs else (),
-        "half_scales": has_half_scales(model),
     }
     if info is None:
         return found

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from mscsa_deploy.calibration.budget import AGREEMENT, Budget
 from mscsa_deploy.core.progress import Progress
 from mscsa_deploy.core.report import Row
-from mscsa_deploy.runtimes.onnxruntime import FOR_HALF_SCALES
 from mscsa_deploy.workflow.build import quantize_cached
 from mscsa_deploy.workflow.evaluate import Evaluation, ImageSet, evaluate
 from mscsa_deploy.workflow.images import open_images
@@ -94,11 +93,8 @@ class Bench:
 
     def variant(self, made: Quantized, recipe: CalibrationRecipe) -> Variant:
         """An INT8 file as its runtime runs it; TensorRT's on ONNX Runtime, which shows its accuracy."""
-        stand_in = recipe.runtime == "tensorrt"
-        runtime = "onnxruntime" if stand_in else recipe.runtime
+        runtime = "onnxruntime" if recipe.runtime == "tensorrt" else recipe.runtime
         settings = self.profile.settings(runtime, "int8", threads=self.source.settings.threads)
-        if stand_in:
-            settings = replace(settings, options={**settings.options, **FOR_HALF_SCALES})
         if recipe.rest == "bf16":
             settings = replace(settings, options={**settings.options, "float_precision": "bf16"})
         return Variant(runtime=runtime, precision="int8", artifact=made.artifact, settings=settings, recipe=recipe.name)

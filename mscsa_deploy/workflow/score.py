@@ -90,7 +90,6 @@ def score_variants(
 
 def _run_of(variant: Variant) -> _Run | None:
     from mscsa_deploy.runtimes import RUNTIMES
-    from mscsa_deploy.runtimes.onnxruntime import FOR_HALF_SCALES
     from mscsa_deploy.runtimes.protocol import SessionSettings
 
     if variant.status == "ok":
@@ -99,8 +98,7 @@ def _run_of(variant: Variant) -> _Run | None:
     if variant.source is None or not RUNTIMES.load("onnxruntime")().probe().available:
         return None
     precision = "int8" if variant.precision == "int8" else "fp32"
-    options = FOR_HALF_SCALES if precision == "int8" else {}
-    settings = SessionSettings(threads=SCORING_THREADS, precision=precision, options=options)
+    settings = SessionSettings(threads=SCORING_THREADS, precision=precision)
     return _Run("onnxruntime", variant.source.path, variant.source.sha256, settings)
 
 

@@ -20,7 +20,6 @@ from mscsa_deploy.graphs.rewrite import rewrite
 from mscsa_deploy.models.randomize import randomize
 from mscsa_deploy.models.spec import ModelOptions, build_model
 from mscsa_deploy.runtimes import RUNTIMES
-from mscsa_deploy.runtimes.onnxruntime import FOR_HALF_SCALES
 from mscsa_deploy.runtimes.protocol import SessionSettings
 
 from .operators import BRANCHES, FOREIGN, feeds_for, model_of
@@ -78,10 +77,8 @@ def ratios(made):
     @cache
     def measure(name):
         path = made(name).artifact.path
-        stand_in = name == "int8_tensorrt"
-        runtime = RUNTIMES.load("onnxruntime" if stand_in else read_recipe(name).runtime)()
-        options = FOR_HALF_SCALES if stand_in else {}
-        with runtime.load(path, SessionSettings(threads=1, options=options)) as session:
+        runtime = RUNTIMES.load("onnxruntime" if name == "int8_tensorrt" else read_recipe(name).runtime)()
+        with runtime.load(path, SessionSettings(threads=1)) as session:
             found = [session.run(feed) for feed in feeds]
         noise = {
             each: sum(((f[each] - w[each]) ** 2).sum() for f, w in zip(found, wanted, strict=True)) for each in names
