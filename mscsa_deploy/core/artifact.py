@@ -40,7 +40,7 @@ class Artifact:
 
     Args:
         path: Where it lies.
-        sha256: Of its content; for an ONNX file also of the weights that lie beside it, see `model_digest`.
+        sha256: Of its content and of the weights that lie beside it, see `model_digest`.
         kind: ``"torch"`` (safetensors with a model header), ``"onnx"``, ``"openvino"`` (the .xml; weights
             in the .bin beside it) or ``"engine"`` (a TensorRT plan).
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``: what the file stores, not what a runtime executes.
@@ -75,13 +75,31 @@ class Artifact:
 def model_digest(path: Path) -> str:
     """A hash that changes with anything a model computes, as 64 hexadecimal digits.
 
-    That of the file itself, but for an ONNX file whose weights lie in files beside it: those are hashed with it.
+    That of the file itself, but where weights lie in files beside it: those are hashed with it. It does not change when
+    an OpenVINO file and its weights get another name.
     """
     found = sha256_file(path)
-    if path.suffix == ".onnx" and (beside := sorted(set(_external_files(path)))):
-        lines = [found, *(f"{file.relative_to(path.parent).as_posix()} {sha256_file(file)}" for file in beside)]
+    if beside := weights_beside(path):
+        lines = [found, *(f"{_name(file, path)} {sha256_file(file)}" for file in beside)]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
     return found
+
+
+def model_bytes(path: Path) -> int:
+    """Length of the model's file and of those beside it with its weights."""
+    return sum(file.stat().st_size for file in (path, *weights_beside(path)))
+
+
+def weights_beside(path: Path) -> tuple[Path, ...]:
+    """The files with weights that belong to the model file at `path`: OpenVINO's .bin, external data of ONNX."""
+    if path.suffix == ".onnx":
+        return tuple(sorted(set(_external_files(path))))
+    weights = path.with_suffix(".bin")
+    return (weights,) if path.suffix == ".xml" and weights.is_file() else ()
+
+
+def _name(file: Path, model: Path) -> str:
+    return file.suffix if model.suffix == ".xml" else file.relative_to(model.parent).as_posix()
 
 
 def _external_files(path: Path) -> Iterator[Path]:

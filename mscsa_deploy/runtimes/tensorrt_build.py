@@ -13,8 +13,8 @@ import logging
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from mscsa_deploy.core.artifact import Artifact, MadeBy
-from mscsa_deploy.core.files import output_file, refuse_existing, sha256_file
+from mscsa_deploy.core.artifact import Artifact, MadeBy, model_digest
+from mscsa_deploy.core.files import output_file, refuse_existing
 from mscsa_deploy.core.tensors import TensorSpec
 from mscsa_deploy.errors import StageError, UnsupportedError, UserError
 from mscsa_deploy.runtimes.session import brief
@@ -115,7 +115,7 @@ def build_engine(
     made_by = MadeBy(
         stage="build",
         settings={"compute_capabilities": list(compute_capabilities), "tf32": False},
-        parent=sha256_file(onnx_path),
+        parent=model_digest(onnx_path),
         tools={module.__name__.replace("_", "-"): str(module.__version__)},
     )
     return Artifact.of(out, kind="engine", precision=precision, inputs=inputs, outputs=outputs, made_by=made_by)

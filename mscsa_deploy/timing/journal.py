@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from mscsa_deploy.core.files import content_key, output_file, sha256_file
+from mscsa_deploy.core.artifact import model_digest, weights_beside
+from mscsa_deploy.core.files import content_key, output_file
 from mscsa_deploy.errors import UserError
 from mscsa_deploy.timing.messages import Block, Failure, Loaded, Profiled
 from mscsa_deploy.timing.statistics import Samples, Stability, judge
@@ -115,18 +116,18 @@ class RowRun:
 
 
 @functools.lru_cache(maxsize=256)
-def _hash(path: Path, size: int, changed_ns: int) -> str:  # noqa: ARG001 - size and time make the cache's key
-    return sha256_file(path)
+def _digest(path: Path, state: tuple[tuple[int, int], ...]) -> str:  # noqa: ARG001 - the state is the cache's key
+    return model_digest(path)
 
 
 def file_hash(path: str) -> str:
-    """SHA-256 of a file, computed once while it does not change; empty if there is no such file."""
+    """`model_digest` of a file, computed once while nothing in it changes; empty if there is no such file."""
     place = Path(path)
     try:
-        facts = place.stat()
+        facts = [file.stat() for file in (place, *weights_beside(place))]
     except OSError:
         return ""
-    return _hash(place, facts.st_size, facts.st_mtime_ns)
+    return _digest(place, tuple((each.st_size, each.st_mtime_ns) for each in facts))
 
 
 def row_key(spec: RowSpec) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 import mscsa_deploy
+from mscsa_deploy.core.artifact import weights_beside
 from mscsa_deploy.core.config import read_json, to_json
 from mscsa_deploy.core.progress import Progress, silent
 from mscsa_deploy.errors import StageError, UnsupportedError, UserError
@@ -87,16 +88,14 @@ def pack(rows: Sequence[RowSpec], preset: Preset) -> bytes:
     names: dict[str, str] = {}
     with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=3) as archive:
         for path in dict.fromkeys(name for spec in rows for name in paths_of(spec)):
-            # Numbered folders: two files of one name stay apart, and OpenVINO's .bin stays beside its .xml.
+            # Numbered folders: two files of one name stay apart, and weights stay beside their model.
             folder = f"files/{len(names):03d}"
             names[path] = f"{folder}/{Path(path).name}"
-            companions = [Path(path)]
-            if path.endswith(".xml"):
-                companions.append(Path(path).with_suffix(".bin"))
-            for file in companions:
-                if not file.is_file():
-                    raise UserError(f"there is no file '{file}' to send")
-                archive.add(file, f"{folder}/{file.name}")
+            model = Path(path)
+            if not model.is_file():
+                raise UserError(f"there is no file '{model}' to send")
+            for file in (model, *weights_beside(model)):
+                archive.add(file, f"{folder}/{file.relative_to(model.parent).as_posix()}")
         job = Job(rows=tuple(relocated(spec, names) for spec in rows), preset=preset)
         _add_bytes(archive, JOB, to_json(job))
         package = Path(mscsa_deploy.__file__).parent

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mscsa_deploy.core.artifact import model_bytes, model_digest
 from mscsa_deploy.core.environment import isa_doubts
-from mscsa_deploy.core.files import sha256_file
 from mscsa_deploy.core.header_keys import TASK
 from mscsa_deploy.errors import UserError, unknown_name
 from mscsa_deploy.workflow.header import Says, read_header
@@ -65,10 +65,8 @@ class Contestant:
 
     @property
     def size_bytes(self) -> int:
-        """Of the file, with OpenVINO's weights beside it."""
-        weights = self.path.with_suffix(".bin")
-        beside = weights.stat().st_size if self.path.suffix == ".xml" and weights.is_file() else 0
-        return self.path.stat().st_size + beside
+        """Of the file, with the weights beside it."""
+        return model_bytes(self.path)
 
     def settings(self, threads: int) -> SessionSettings:
         """How its session is made."""
@@ -126,7 +124,7 @@ def _of_file(path: Path) -> Contestant:
     told: dict[str, Any] = {"precision": "fp32", "says": Says()}
     if path.suffix in readers:
         told |= readers[path.suffix](path)
-    return Contestant(label=path.name, path=path, kind=KINDS[path.suffix], sha256=sha256_file(path), **told)
+    return Contestant(label=path.name, path=path, kind=KINDS[path.suffix], sha256=model_digest(path), **told)
 
 
 def _read_openvino(path: Path) -> dict[str, Any]:
@@ -206,14 +204,13 @@ def _of_bundle(path: Path, named: Sequence[str] | None) -> Iterator[Contestant]:
 
     bundle = read_bundle(path)
     manifest = bundle.manifest
-    hashes = {file.path: file.sha256 for file in manifest.files}
     for entry in (entry for entry in manifest.artifacts if twin_of(entry, manifest) is None):
         file = Contestant(
             label=entry.path,
             path=bundle.file(entry.path),
             kind=entry.kind,
             precision=entry.precision,
-            sha256=hashes[entry.path],
+            sha256=model_digest(bundle.file(entry.path)),
             says=Says(task=manifest.task, preprocess=manifest.preprocess, labels=manifest.labels),
             requires=entry.requires,
         )

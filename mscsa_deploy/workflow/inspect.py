@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from mscsa_deploy.core.artifact import model_bytes, model_digest
 from mscsa_deploy.core.config import Record
-from mscsa_deploy.core.files import MANIFEST, sha256_file
+from mscsa_deploy.core.files import MANIFEST
 from mscsa_deploy.errors import UnsupportedError, UserError
 from mscsa_deploy.workflow.variants import MODEL
 
@@ -36,8 +37,8 @@ class OnnxFacts(Record, frozen=True, kw_only=True):
     Args:
         kind: Always ``"onnx"``.
         name: The model's name by its metadata, else the file's.
-        sha256: Of the file.
-        size_bytes: Its length.
+        sha256: Of the file, and of the weights beside it where it has such (`model_digest`).
+        size_bytes: Length of them all.
         opsets: Version by operator domain; ``ai.onnx`` is the standard one.
         ir_version: Of the file format.
         producer: What wrote it, by its own words.
@@ -140,8 +141,8 @@ def _onnx(path: Path) -> OnnxFacts:
     ops = op_histogram(model)
     return OnnxFacts(
         name=info.name if info else path.stem,
-        sha256=sha256_file(path),
-        size_bytes=path.stat().st_size,
+        sha256=model_digest(path),
+        size_bytes=model_bytes(path),
         opsets={domain or "ai.onnx": version for domain, version in model.opset_imports.items()},
         ir_version=model.ir_version,
         producer=" ".join(filter(None, (model.producer_name, model.producer_version))),

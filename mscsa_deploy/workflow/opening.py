@@ -125,15 +125,13 @@ def _with_one_reference(variants: list[Variant]) -> tuple[Variant, ...]:
 def _of_entry(bundle: Bundle, entry: ArtifactEntry, ask: SubjectRequest, profile: DeviceProfile) -> Iterator[Variant]:
     """Every runtime and arithmetic that an artefact of a bundle was measured in, or was made for."""
     path = bundle.file(entry.path)
-    sha256 = next(file.sha256 for file in bundle.manifest.files if file.path == entry.path)
-    artifact = Artifact(
+    artifact = Artifact.of(
         path,
-        sha256,
-        entry.kind,
-        entry.precision,
-        tuple(TensorSpec(t.name, t.dtype, t.shape) for t in entry.inputs),
-        tuple(TensorSpec(t.name, t.dtype, t.shape) for t in entry.outputs),
-        MadeBy(stage="bundle"),
+        kind=entry.kind,
+        precision=entry.precision,
+        inputs=tuple(TensorSpec(t.name, t.dtype, t.shape) for t in entry.inputs),
+        outputs=tuple(TensorSpec(t.name, t.dtype, t.shape) for t in entry.outputs),
+        made_by=MadeBy(stage="bundle"),
     )
     ways = {(m.runtime, m.precision, str(m.options)): dict(m.options) for m in entry.measurements if m.status == "ok"}
     for name in entry.runtimes:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from mscsa_deploy.core.artifact import model_bytes, weights_beside
 from mscsa_deploy.core.config import Record, to_json
 from mscsa_deploy.core.files import refuse_existing
 from mscsa_deploy.core.progress import Progress, silent
@@ -134,9 +135,8 @@ def run_quantize(
         else:
             outcome, made = _by_search(base, bench)
         if made is not None:
-            for file in (made.artifact.path, made.artifact.path.with_suffix(".bin")):
-                if file.is_file():
-                    shutil.copyfile(file, work / file.name)
+            for file in (made.artifact.path, *weights_beside(made.artifact.path)):
+                shutil.copyfile(file, work / file.name)
             _write_recipe(outcome, work)
         (work / "quantize.json").write_bytes(to_json(outcome))
     return outcome, 0 if outcome.passed else 5
@@ -230,7 +230,7 @@ def _outcome(
         sha256=kept.artifact.sha256 if kept else "",
         recipe=recipe.plain() if recipe else {},
         recipe_file=f"{recipe.name_alone}.toml" if kept and recipe else "",
-        size_bytes=kept.artifact.path.stat().st_size if kept else None,
+        size_bytes=model_bytes(kept.artifact.path) if kept else None,
         samples=made.samples if made else 0,
         unreadable=dict(bench.unreadable),
         metric=score.metric(bench.reference) if score else None,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from mscsa_deploy.core.artifact import Artifact
+from mscsa_deploy.core.artifact import Artifact, model_bytes
 from mscsa_deploy.core.report import Boundary, Status
 
 if TYPE_CHECKING:
@@ -92,10 +92,8 @@ class Variant:
 
     @property
     def size_bytes(self) -> int:
-        """Of the shipped file, with OpenVINO's weights beside it."""
-        path = self.answering.path if self.answering and self.only_answer else self.shipped.path
-        weights = path.with_suffix(".bin")
-        return path.stat().st_size + (weights.stat().st_size if path.suffix == ".xml" and weights.is_file() else 0)
+        """Of the shipped file, with the weights beside it."""
+        return model_bytes(self.answering.path if self.answering and self.only_answer else self.shipped.path)
 
 
 def shipped_files(model: Artifact, variants: Iterable[Variant]) -> dict[str, Artifact]:

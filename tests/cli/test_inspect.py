@@ -35,6 +35,22 @@ def test_a_foreign_file_says_nothing_and_that_is_told(cli, make, tmp_path):
     assert "image float32 1x3x64x64" in text
 
 
+def test_weights_in_a_file_beside_count_for_hash_and_size(cli, make, tmp_path):
+    import onnx
+
+    path = make.network(tmp_path / "colors.onnx")
+    model = onnx.load(path)
+    # Only what is stored as raw bytes can lie beside the file.
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor), tensor.name))
+    onnx.save(model, path, save_as_external_data=True, location="colors.data", size_threshold=0)
+    data = tmp_path / "colors.data"
+    first = cli("inspect", path, "--json").json
+    assert first["size_bytes"] == path.stat().st_size + data.stat().st_size
+    data.write_bytes(data.read_bytes()[::-1])
+    assert cli("inspect", path, "--json").json["sha256"] != first["sha256"]
+
+
 def test_a_quantized_file_is_recognized(cli, make, tmp_path):
     path = make.network(tmp_path / "int8.onnx", make.quantized, info=False)
     assert cli("inspect", path, "--json").json["quantized"] is True

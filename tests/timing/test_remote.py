@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import psutil
 import pytest
@@ -169,3 +170,16 @@ def test_the_package_runs_without_what_it_does_not_send(row: RowSpec, tmp_path: 
         env={"PYTHONPATH": str(tmp_path / "far" / "package"), "PATH": os.environ["PATH"]},
     )  # fmt: skip
     assert done.stdout.strip() == "[]"
+
+
+def test_weights_beside_a_model_go_with_it(row: RowSpec, tmp_path: Path) -> None:
+    import io
+    import tarfile
+
+    path = tmp_path / "net.xml"
+    path.write_text("<net/>")
+    path.with_suffix(".bin").write_bytes(b"weights")
+    spec = msgspec.structs.replace(row, path=str(path))
+    with tarfile.open(fileobj=io.BytesIO(pack([spec], PRESET))) as archive:
+        names = archive.getnames()
+    assert {"files/000/net.xml", "files/000/net.bin"} <= set(names)
