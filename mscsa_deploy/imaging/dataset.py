@@ -177,7 +177,7 @@ def open_dataset(
             (``image,label`` or ``image,mask``), or a TOML file: of a composed set, or one that names folders.
         task: ``"cls"`` or ``"seg"``: which targets to look for. A composed set has none for ``"cls"``.
         labels: The model's class names; class folders and labels of these names get their ids.
-        classes: How many classes the model has, if it is judged by class folders or labels.
+        classes: How many classes the model has, if it is judged by class folders or labels; 0 if that is not known.
 
     Raises:
         UserError: There is nothing there, no picture in it, a target is missing or wrong, or more than 1 % of the

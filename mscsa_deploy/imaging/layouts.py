@@ -187,7 +187,7 @@ def class_ids(
         names: Of class folders, or the labels of a list.
         labels: The model's class names, if known.
         classes: How many classes the model tells apart, if it is to be judged by these names: without `labels`, names
-            stand for ids only where there is one for each class.
+            stand for ids only where there is one for each class. 0 if that is not known.
         where: The set, for messages.
 
     Raises:
@@ -196,7 +196,7 @@ def class_ids(
     """
     if all(name.isdecimal() for name in names):
         return {name: int(name) for name in names}
-    for name in names if labels or classes else ():
+    for name in names if labels or classes is not None else ():
         if not name.isdecimal() and name not in (labels or ()) and _NUMBER.fullmatch(name):
             raise UserError(
                 f"'{where}': the label '{name}' is no class id, expected a whole number from 0 or a class name",
@@ -205,11 +205,12 @@ def class_ids(
     if labels is None:
         if classes is not None and len(names) != classes:
             some = ", ".join(f"'{name}'" for name in sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
+            has = f"has {classes} and does not say their names" if classes else "says neither their names nor how many"
+            ids = f"class ids, 0 to {classes - 1}," if classes else "class ids, from 0,"
             raise UserError(
-                f"'{where}' names {len(names)} classes ({some}), the model has {classes} and does not say their names: "
-                "which is which is not known",
-                hint=f"give class ids, 0 to {classes - 1}, in place of the names; or put the pictures into one folder, "
-                "where answers are compared and not scored",
+                f"'{where}' names {len(names)} classes ({some}), the model {has}: which is which is not known",
+                hint=f"give {ids} in place of the names; or put the pictures into one folder, where answers are "
+                "compared and not scored",
             )
         return {name: place for place, name in enumerate(sorted(names))}
     for name in names:

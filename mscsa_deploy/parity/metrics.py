@@ -12,6 +12,8 @@ from mscsa_deploy.errors import SpecError, UserError
 if TYPE_CHECKING:
     from mscsa_deploy.core.tensors import Array
 
+MOST_CLASSES = 4096
+"""Beyond this, class numbers that a model gave out are taken for damage where its number of classes is not known."""
 IGNORE = 255
 """Pixels of this class in a mask are not judged."""
 FROM_ONE = (
@@ -89,16 +91,16 @@ class ConfusionMatrix:
     """Counts pixels by true and predicted class, image by image.
 
     Args:
-        num_classes: Classes are 0..num_classes-1.
+        num_classes: Classes are 0..num_classes-1; None where nothing tells how many there are, then as many as occur.
 
     Source: the counting and averaging of mmsegmentation's IoUMetric and of the Pascal VOC evaluation.
     """
 
-    def __init__(self, num_classes: int) -> None:
-        if num_classes < 1:
+    def __init__(self, num_classes: int | None) -> None:
+        if num_classes is not None and num_classes < 1:
             raise UserError(f"a metric over {num_classes} classes", hint="the model must have at least one class")
-        self.num_classes = num_classes
-        self._total = np.zeros((num_classes, num_classes), dtype=np.int64)
+        self._known = num_classes is not None
+        self._total = np.zeros((num_classes or 1, num_classes or 1), dtype=np.int64)
         self._counts: list[Array] = []
 
     def add(self, reference: Array, predicted: Array) -> Array:
@@ -123,6 +125,8 @@ class ConfusionMatrix:
         true, guess = reference[judged].astype(np.int64), predicted[judged].astype(np.int64)
         self._check_range(true, "mask")
         self._check_range(guess, "class map")
+        if not self._known:
+            self._widen(1 + max(int(classes.max(initial=0)) for classes in (true, guess)))
         matrix = np.bincount(true * self.num_classes + guess, minlength=self.num_classes**2)
         matrix = matrix.reshape(self.num_classes, self.num_classes)
         self._total += matrix
@@ -135,6 +139,10 @@ class ConfusionMatrix:
         Raises:
             SpecError: `other` counts another number of classes.
         """
+        if not self._known and not other._known:
+            width = max(self.num_classes, other.num_classes)
+            self._widen(width)
+            other._widen(width)
         if other.num_classes != self.num_classes:
             raise SpecError(f"confusion matrices of {self.num_classes} and {other.num_classes} classes do not add up")
         # Counts that came from another process may be read-only.
@@ -142,13 +150,25 @@ class ConfusionMatrix:
         self._counts += other._counts
 
     def _check_range(self, classes: Array, what: str) -> None:
-        if classes.size and not 0 <= classes.min() <= classes.max() < self.num_classes:
+        limit = self.num_classes if self._known else MOST_CLASSES
+        if classes.size and not 0 <= classes.min() <= classes.max() < limit:
             wrong = int(classes.max() if classes.min() >= 0 else classes.min())
             raise SpecError(
-                f"the {what} holds class {wrong}, "
-                f"expected 0..{self.num_classes - 1} or {IGNORE} for pixels that are not judged",
-                hint=FROM_ONE if wrong == self.num_classes else "check the model's class count and the masks' values",
+                f"the {what} holds class {wrong}, expected 0..{limit - 1} or {IGNORE} for pixels that are not judged",
+                hint=FROM_ONE if wrong == limit else "check the model's class count and the masks' values",
             )
+
+    def _widen(self, classes: int) -> None:
+        """Make room for as many classes, if there is less."""
+        more = classes - self.num_classes
+        if more > 0:
+            self._total = np.pad(self._total, ((0, more), (0, more)))
+            self._counts = [np.pad(counts, ((0, 0), (0, more))) for counts in self._counts]
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes are told apart; where nothing tells, one more than the highest that occurred."""
+        return len(self._total)
 
     @property
     def matrix(self) -> Array:

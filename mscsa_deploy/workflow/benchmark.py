@@ -221,7 +221,7 @@ def _report(
             params=first.params or None,
             macs=first.macs or None,
             input_size=(first.preprocess.height, first.preprocess.width),
-            classes=first.classes,
+            classes=first.classes or None,
             random_weights=any(subject.random_weights for subject in subjects),
         ),
         data={"inputs": {"name": request.images}},

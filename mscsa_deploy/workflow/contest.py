@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mscsa_deploy.core.progress import Progress, silent
-from mscsa_deploy.core.tensors import Array
+from mscsa_deploy.core.tensors import Array, TensorSpec
 from mscsa_deploy.core.vocabulary import Task
 from mscsa_deploy.errors import SpecError, StageError, UnsupportedError, UserError
 from mscsa_deploy.imaging.preprocess import model_input
@@ -50,9 +52,9 @@ class Contest:
     threads: int = 1
 
     def images(self, classes: int | None = None) -> ImageSet:
-        """The images, to be scored with `classes` classes; with None nothing is going to be scored on them."""
+        """The images, to be scored with `classes` classes, or as many as occur if 0; with None nothing is scored."""
         dataset = open_images(self.place, self.task, classes, self.labels)
-        return ImageSet(dataset, self.preprocess, self.task, classes or 1, self.limit)
+        return ImageSet(dataset, self.preprocess, self.task, classes or 0, self.limit)
 
 
 @dataclass(slots=True)
@@ -92,7 +94,7 @@ def run_part(contest: Contest, indices: Sequence[int] | None = None, progress: P
     """
     with contextlib.ExitStack() as stack:
         reference = stack.enter_context(_open(contest.reference, contest))
-        images = contest.images(class_count(reference.outputs, contest.labels))
+        images = contest.images(_classes(reference, contest))
         if len(images) == 0:
             raise UserError(f"'{images.dataset.name}' holds no images", hint="name a folder of images")
         scores = [Score(images.judge()) for _ in range(1 + len(contest.candidates))]
@@ -129,6 +131,17 @@ def _open(contestant: Contestant, contest: Contest) -> Session:
             hint="compare models of one input size, or give the right --preprocess",
         )
     return session
+
+
+def _classes(session: Session, contest: Contest) -> int:
+    """How many classes a model tells apart: as it declares, as its labels are, as it answers; 0 for class maps."""
+    known = class_count(session.outputs, contest.labels)
+    if known:
+        return known
+    declared = session.inputs[0]
+    picture = np.zeros((contest.preprocess.height, contest.preprocess.width, 3), np.uint8)
+    answers = session.run({declared.name: model_input(picture, contest.preprocess, declared.dtype)})
+    return class_count([TensorSpec(name, str(each.dtype), each.shape) for name, each in answers.items()], ())
 
 
 def _run_image(

@@ -35,7 +35,7 @@ class ImageSet:
         dataset: Images and, where there are any, labels or masks.
         preprocess: The model's own preprocessing.
         task: ``"cls"`` or ``"seg"``.
-        classes: Of the model's output.
+        classes: Of the model's output; 0 if not known.
         limit: At most this many images, the first ones; None for all.
     """
 

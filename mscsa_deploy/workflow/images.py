@@ -53,7 +53,7 @@ def open_images(place: str | Path, task: Task, classes: int | None = None, label
     Args:
         place: Where they are.
         task: ``"cls"`` or ``"seg"``: which targets to look for.
-        classes: Of the model that is judged on them, if one is.
+        classes: Of the model that is judged on them, if one is; 0 if that is not known.
         labels: Its class names in channel order, if known: class folders of these names get their ids.
 
     Raises:

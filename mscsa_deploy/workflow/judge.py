@@ -19,20 +19,24 @@ if TYPE_CHECKING:
 
 HEADLINES: Mapping[Task, str] = MappingProxyType({"seg": "mIoU", "cls": "top-1"})
 """The metric that a task is judged by first."""
-MAX_CLASSES = 256
-"""Class numbers that a uint8 mask can hold; counted where a class map does not tell how many there are."""
 
 
 def class_count(outputs: Sequence[TensorSpec], labels: Sequence[str]) -> int:
-    """How many classes a model with these outputs tells apart."""
+    """How many classes a model with these outputs tells apart; 0 where neither they nor its labels say it."""
     output = outputs[0] if outputs else None
     if output is not None and output.dtype.startswith("float") and len(output.shape) > 1 and output.shape[1] > 0:
         return output.shape[1]
-    return len(labels) or MAX_CLASSES
+    return len(labels)
 
 
 def judge_for(task: Task, classes: int, spec: Preprocess) -> Judge:
-    """What scores a model's answers by the task metric; `spec` says at which size it segments."""
+    """What scores a model's answers by the task metric.
+
+    Args:
+        task: ``"cls"`` or ``"seg"``.
+        classes: How many there are; 0 where nothing tells: then those that occur are counted.
+        spec: Says at which size the model segments.
+    """
     return _SegmentationJudge(classes, spec) if task == "seg" else _ClassificationJudge()
 
 
@@ -58,7 +62,7 @@ class _SegmentationJudge:
     matrix: ConfusionMatrix = field(init=False)
 
     def __post_init__(self) -> None:
-        self.matrix = ConfusionMatrix(self.classes)
+        self.matrix = ConfusionMatrix(self.classes or None)
 
     def add(self, output: Array, target: int | Array | None) -> None:
         if not isinstance(target, np.ndarray):

@@ -45,7 +45,7 @@ class Subject:
     Args:
         name: For reports; rows of one subject are compared with each other.
         task: ``"cls"`` or ``"seg"``.
-        classes: Of its output.
+        classes: Of its output; 0 if not known.
         preprocess: How a picture becomes its input.
         declared: Its picture input.
         variants: Everything that can be run.

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mscsa_deploy.core.config import to_plain
 from mscsa_deploy.imaging.preprocess import Preprocess
@@ -122,6 +123,45 @@ def test_classification_has_top_1(cli, make, tmp_path):
     document = cli("verify", net, net, "--images", tmp_path / "set", "--runtime", "onnxruntime", "--json", "-q").json
     assert document["rows"][0]["metric"]["name"] == "top-1"
     assert document["task"] == "cls"
+
+
+@pytest.fixture
+def foreign(cli, make, tmp_path):
+    """Verify an ONNX text that says nothing about itself against itself on images."""
+    (tmp_path / "pre.toml").write_text(PREPROCESS)
+
+    def verify(text, task, place):
+        net = make.network(tmp_path / "net.onnx", text, info=False)
+        told = ("--task", task, "--preprocess", tmp_path / "pre.toml", "--runtime", "onnxruntime")
+        return cli("verify", net, net, "--images", place, *told, "--json", "-q")
+
+    return verify
+
+
+def test_classes_that_only_the_answer_tells_are_counted(foreign, make, tmp_path):
+    text = make.classifier.replace("[1, 3] logits)", "[1, n] logits) <bool[3] all = {1, 1, 1}>")
+    text = text.replace("logits = Flatten(pooled)", "flat = Flatten(pooled) logits = Compress <axis = 1> (flat, all)")
+    for label in ("red", "green", "yellow"):
+        (tmp_path / "set" / label).mkdir(parents=True)
+        make.picture(tmp_path / "set" / label / f"{label}.png")
+    outcome = foreign(text, "cls", tmp_path / "set")
+    assert (outcome.code, outcome.json["rows"][0]["metric"]["name"]) == (0, "top-1")
+    (tmp_path / "set" / "yellow" / "yellow.png").unlink()
+    refused = foreign(text, "cls", tmp_path / "set")
+    assert (refused.code, "names 2 classes ('green', 'red'), the model has 3 " in refused.err) == (2, True)
+
+
+def test_a_class_map_without_labels_is_scored_whatever_numbers_it_holds(foreign, make, images):
+    text = make.segmenter.replace("float[1, 3, 8, 8] logits)", "int64[1, 8, 8] map)")
+    text = text.replace("float[1] gain", "int64[1] far = {150}, float[1] gain")
+    text = text.replace(
+        "    shifted = ", "    best = ArgMax <axis = 1, keepdims = 0> (bent) map = Mul (best, far)\n    shifted = "
+    )
+    for file in (images / "masks").iterdir():
+        Image.fromarray(np.asarray(Image.open(file)).astype(np.uint16) * 150).save(file)
+    outcome = foreign(text, "seg", images)
+    assert outcome.code == 0
+    assert outcome.json["rows"][0]["metric"]["value"] > 80.0
 
 
 def test_a_foreign_file_needs_task_and_preprocessing(cli, make, images, tmp_path):

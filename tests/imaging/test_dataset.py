@@ -155,6 +155,8 @@ def test_names_tell_ids_of_a_model_without_labels_only_where_all_classes_are_the
     assert open_dataset(place, "cls", classes=2).load(0)[1] == (0 if form == "folders" else 1)
     with pytest.raises(UserError, match=r"names 2 classes \('cat', 'dog'\), the model has 4 .*give class ids, 0 to 3"):
         open_dataset(place, "cls", classes=4)
+    with pytest.raises(UserError, match=r"the model says neither their names nor how many: .*give class ids, from 0,"):
+        open_dataset(place, "cls", classes=0)
     # Nothing is judged by them: no matter.
     assert len(open_dataset(place, "cls")) == (4 if form == "folders" else 2)
 

@@ -61,6 +61,27 @@ def test_mean_iou_and_accuracy_equal_brute_force(references, predictions):
     assert value(confusion.pixel_accuracy()) == pytest.approx(accuracy)
 
 
+@settings(max_examples=60, deadline=None)
+@given(references=masks, predictions=maps)
+def test_classes_that_nobody_counted_before_give_the_same_numbers(references, predictions):
+    told, found = counted(references, predictions), counted(references, predictions, classes=None)
+    parts = ConfusionMatrix(None)
+    for reference, predicted in zip(references, predictions, strict=True):
+        parts.extend(counted([reference], [predicted], classes=None))
+    for each in (found, parts):
+        assert value(each.mean_iou()) == value(told.mean_iou())
+        assert value(each.pixel_accuracy()) == value(told.pixel_accuracy())
+        assert each.num_classes <= CLASSES
+        assert each.matrix.tolist() == told.matrix[: each.num_classes, : each.num_classes].tolist()
+
+
+def test_classes_beyond_a_byte_are_counted_where_nothing_tells_their_number():
+    confusion = counted([np.array([[0, 300, 300]])], [np.array([[0, 300, 1]])], classes=None)
+    assert value(confusion.mean_iou()) == pytest.approx(100 * (1 + 0.5 + 0) / 3)
+    with pytest.raises(SpecError, match=r"the class map holds class 70000, expected 0\.\.4095"):
+        confusion.add(np.array([[0]]), np.array([[70000]]))
+
+
 def test_mean_iou_sums_over_images_before_dividing():
     references = [np.zeros((1, 9), np.uint8), np.array([[0]], np.uint8)]
     predictions = [np.zeros((1, 9), np.uint8), np.array([[1]], np.uint8)]
