@@ -37,7 +37,15 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class CommonGraph:
-    """The tensors that both files compute, and what each is computed from (of those)."""
+    """The tensors that both files compute, and what each is computed from (of those).
+
+    Args:
+        makers: By tensor of the reference: the node to name where it goes wrong, and its type. The one that writes it;
+            or, of those that do between two compared tensors, the only one that has weights.
+        ancestors: Compared tensors that each is computed from, at any distance.
+        parents: The nearest of them.
+        outputs: Those that the reference gives out.
+    """
 
     makers: dict[str, tuple[str, str]]
     ancestors: dict[str, frozenset[str]]
@@ -60,12 +68,20 @@ class CommonGraph:
         nearest: dict[str, frozenset[str]] = {}
         ancestors: dict[str, frozenset[str]] = {}
         parents: dict[str, tuple[str, ...]] = {}
+        weights = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) > 1}
+        # The nodes with weights that were passed since the last compared tensors.
+        weighted: dict[str, dict[tuple[str, str], None]] = {}
         for place, node in enumerate(model.graph.node):
             inputs = [name for name in inputs_of(node) if name in nearest]
             close = frozenset().union(*(nearest[name] for name in inputs)) if inputs else frozenset()
             far = close.union(*(ancestors[name] for name in close))
+            told = (node.name or f"{node.op_type} #{place}", node.op_type)
+            passed = dict.fromkeys([told] if weights & inputs_of(node) else [])
+            for name in inputs:
+                passed |= weighted[name]
             for name in filter(None, node.output):
-                makers[name] = (node.name or f"{node.op_type} #{place}", node.op_type)
+                makers[name] = next(iter(passed)) if len(passed) == 1 else told
+                weighted[name] = {} if name in common else passed
                 ancestors[name], parents[name] = far, tuple(sorted(close))
                 nearest[name] = frozenset({name}) if name in common else close
         outputs = tuple(value.name for value in model.graph.output if value.name in common)
