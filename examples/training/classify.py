@@ -10,7 +10,8 @@ The pictures are MIT-licensed and come with Debian; neither they nor the weights
         --validation fashion-run/validation --evaluation fashion-run/evaluation -o fashion-out
 
 With `--overlaid` a picture of another class shines through each, and the answer is the class of the stronger one. That
-is harder, and what an INT8 recipe gets wrong shows sooner.
+is harder, and what an INT8 recipe gets wrong shows sooner. With `--low-contrast` all pictures keep an eighth of their
+contrast, as in fog: who calibrates INT8 on anything else than such pictures gets ranges that are far too wide.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ WEIGHT_DECAY = 0.05
 SMOOTHING = 0.02
 AVERAGE_DECAY = 0.98
 OWN_SHARE = (0.55, 0.75)  # of an overlaid picture, the rest is the other one
+CONTRAST = 1 / 8  # what is left of it in a picture of low contrast
+GRAY = 116  # what the contrast is lowered around; close to the mean color, which is what zero padding stands for
 
 
 @dataclass(frozen=True)
@@ -103,10 +106,15 @@ def read_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     return pixels.reshape(-1, 28, 28), np.frombuffer(gzip.decompress(labels.read_bytes()), np.uint8, offset=8)
 
 
-def read_sets(folder: Path, *, overlay: bool) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Pictures (N, 28, 28) and labels (N,) of the four sets, uint8; `overlay` does all but the training set.
+def read_sets(
+    folder: Path, *, overlay: bool, low_contrast: bool = False
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Pictures (N, 28, 28) and labels (N,) of the four sets, uint8.
 
-    An overlaid picture and what shines through it are of one set.
+    Args:
+        folder: The unpacked Debian package.
+        overlay: Overlay all but the training set; a picture and what shines through it are of one set.
+        low_contrast: Lower the contrast of all four.
     """
     images, labels = (torch.from_numpy(values.copy()) for values in read_split(folder, "train"))
     tested, answers = (torch.from_numpy(values.copy()) for values in read_split(folder, "t10k"))
@@ -119,7 +127,8 @@ def read_sets(folder: Path, *, overlay: bool) -> dict[str, tuple[torch.Tensor, t
     if overlay:
         dice = torch.Generator().manual_seed(SEED)
         held = {name: (overlaid(*pair, dice), pair[1]) for name, pair in held.items()}
-    return {**held, "training": (images[rest], labels[rest])}
+    sets = {**held, "training": (images[rest], labels[rest])}
+    return {name: (faded(pair[0]), pair[1]) for name, pair in sets.items()} if low_contrast else sets
 
 
 def write_folder(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
@@ -152,6 +161,29 @@ def overlaid(images: torch.Tensor, labels: torch.Tensor, dice: torch.Generator) 
     low, high = OWN_SHARE
     share = low + (high - low) * torch.rand((len(images), 1, 1), generator=dice)
     return torch.lerp(images[other].float(), images.float(), share).round().to(torch.uint8)
+
+
+def faded(images: torch.Tensor) -> torch.Tensor:
+    """Pictures, uint8, with `CONTRAST` of their contrast left around `GRAY`."""
+    return (GRAY + (images.float() - GRAY) * CONTRAST).round().to(torch.uint8)
+
+
+@torch.no_grad()
+def amplify(model: nn.Module) -> None:
+    """Make a model of plain pictures answer to faded ones as it did to those.
+
+    The first convolution does it: with x = g + (x' - g) / c its W x + b is (W / c) x' + W g (1 - 1 / c) + b. Only what
+    rounding lost, and the border, where zeros stand for a color that is not quite g, is left to training.
+
+    Args:
+        model: Its first convolution has a bias; changed in place.
+    """
+    first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    if first.bias is None:
+        raise SystemExit("--low-contrast needs a model whose first convolution has a bias, e.g. pvt_v2_b0_mscsa")
+    gray = torch.from_numpy((GRAY / 255 - MEAN) / STD).view(1, 3, 1, 1)
+    first.bias += (first.weight * gray).sum((1, 2, 3)) * (1 - 1 / CONTRAST)
+    first.weight /= CONTRAST
 
 
 def batches(
@@ -287,6 +319,9 @@ def main() -> None:
     parser.add_argument("--model", choices=sorted(PLANS), default="topformer_t_mscsa")
     parser.add_argument("--start", type=Path, help="checkpoint of the same architecture to start from")
     parser.add_argument("--overlaid", action="store_true", help="another class shines through each picture")
+    parser.add_argument(
+        "--low-contrast", action="store_true", help="an eighth of the contrast; --start is of plain pictures"
+    )
     parser.add_argument("--part", type=float, default=1.0, help="of the plan's steps, less than 1 e.g. to fine-tune")
     parser.add_argument("--smallest", type=int, default=0, metavar="PIXELS", help="skip the plan's sizes below")
     parser.add_argument("--output", type=Path, required=True)
@@ -294,13 +329,15 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(SEED)
-    sets = read_sets(arguments.fashion, overlay=arguments.overlaid)
+    sets = read_sets(arguments.fashion, overlay=arguments.overlaid, low_contrast=arguments.low_contrast)
     for name in ("calibration", "validation", "evaluation"):
         write_folder(arguments.output / name, *(values.numpy() for values in sets[name]))
     options = ModelOptions(num_classes=len(LABELS))
     model = build_model(arguments.model, "cls", options).train().to(memory_format=torch.channels_last)
     if arguments.start is not None:
         print(f"{start_from(model, arguments.start)} of {len(model.state_dict())} tensors from {arguments.start}")
+    if arguments.low_contrast:
+        amplify(model)
     full = PLANS[arguments.model]
     kept = [stage for stage in full.stages if stage.size >= arguments.smallest]
     plan = replace(full, stages=tuple(stage.shortened(arguments.part) for stage in kept))

@@ -226,12 +226,14 @@ def test_overlaid_pictures_keep_more_of_their_own_than_of_another_class():
     assert OWN_SHARE[1] - 0.02 < float(own.max()) <= OWN_SHARE[1] + 0.01
 
 
-def test_overlaid_sets_share_no_picture_and_leave_training_pictures_alone(monkeypatch):
+@pytest.fixture
+def splits(monkeypatch):
+    """Instead of Fashion-MNIST, flat pictures; a set can be told by their values."""
     import classify
 
     monkeypatch.setattr(classify, "HELD_BACK", 20)
     labels = np.arange(100, dtype=np.uint8) % 10
-    # A set can be told by the value of its pictures: 20 to 39, 80 to 99, 40 to 79 and 200 to 219.
+    # Calibration, validation, training and evaluation: 20 to 39, 80 to 99, 40 to 79 and 200 to 219.
     train = np.concatenate([np.arange(20, 40), np.arange(80, 100), np.arange(40, 80), np.arange(40, 60)])
     values = {"train": train, "t10k": np.arange(200, 220)}
 
@@ -240,6 +242,12 @@ def test_overlaid_sets_share_no_picture_and_leave_training_pictures_alone(monkey
         return pixels, labels[: len(pixels)]
 
     monkeypatch.setattr(classify, "read_split", read_split)
+
+
+@pytest.mark.usefixtures("splits")
+def test_overlaid_sets_share_no_picture_and_leave_training_pictures_alone():
+    import classify
+
     plain, overlaid = (classify.read_sets(Path(), overlay=overlay) for overlay in (False, True))
     assert {name: len(pair[0]) for name, pair in plain.items()} == {
         "calibration": 20,
@@ -253,3 +261,31 @@ def test_overlaid_sets_share_no_picture_and_leave_training_pictures_alone(monkey
         assert torch.equal(mixed, pictures) == (name == "training")
         assert pictures.min() <= mixed.min()
         assert mixed.max() <= pictures.max()
+
+
+@pytest.mark.usefixtures("splits")
+def test_all_four_sets_fade_and_keep_their_answers():
+    import classify
+
+    plain, faded = (classify.read_sets(Path(), overlay=False, low_contrast=low) for low in (False, True))
+    for name, (pictures, answers) in plain.items():
+        gray, kept = faded[name]
+        assert torch.equal(answers, kept)
+        assert gray.dtype == torch.uint8
+        assert (gray.float() - (116 + (pictures.float() - 116) / 8)).abs().max() <= 0.5
+
+
+def test_amplified_first_convolution_answers_to_faded_pictures_as_to_plain_ones():
+    from classify import amplify, as_input, faded
+
+    # Steps of eight around the gray, so that fading rounds nothing away.
+    images = (4 + 8 * torch.randint(0, 31, (2, 28, 28), generator=torch.Generator().manual_seed(1))).to(torch.uint8)
+    assert faded(images).unique().tolist() == list(range(102, 133))
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 7, stride=4))
+    with torch.no_grad():
+        plain = model(as_input(images, 28))
+        amplify(model)
+        assert torch.allclose(model(as_input(faded(images), 28)), plain, atol=1e-4)
+    with pytest.raises(SystemExit, match="first convolution has a bias"):
+        amplify(torch.nn.Conv2d(3, 4, 7, bias=False))
