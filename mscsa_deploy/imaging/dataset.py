@@ -16,7 +16,7 @@ from PIL import Image
 from mscsa_deploy.core.files import sha256_file
 from mscsa_deploy.core.vocabulary import Task
 from mscsa_deploy.errors import UserError
-from mscsa_deploy.imaging.decode import decode, is_readable
+from mscsa_deploy.imaging.decode import check_size, decode, is_readable
 from mscsa_deploy.imaging.layouts import Sample, folder_samples, list_samples, mask_samples, read_folders
 from mscsa_deploy.imaging.lookalikes import Looks, alike, looks
 from mscsa_deploy.imaging.scenes import open_scenes
@@ -145,10 +145,11 @@ def read_mask(path: Path) -> npt.NDArray[np.integer]:
     """(H, W) class ids of a PNG mask: gray or palette indices, uint8, or uint16 for a 16-bit mask; 255 is ignored.
 
     Raises:
-        UserError: The file cannot be read or holds colors instead of class ids.
+        UserError: The file cannot be read, is too large, or holds colors instead of class ids.
     """
     try:
         with Image.open(path) as image:
+            check_size(image, f"mask '{path}'")
             image.load()
             if image.mode not in _MASK_MODES:
                 raise UserError(

@@ -14,6 +14,9 @@ from mscsa_deploy.errors import UserError
 
 MAX_PIXELS = 80_000_000
 """Larger pictures are refused: a few hundred bytes can declare gigabytes."""
+MAX_SIDE = 65_535
+"""Longer pictures are refused; JPEG has none. One pixel by 40 million takes seconds and a gigabyte to decode, and no
+model sees anything in it."""
 
 UNREADABLE = (
     OSError,
@@ -46,7 +49,7 @@ def decode(source: str | Path | bytes) -> npt.NDArray[np.uint8]:
 
     Raises:
         UserError: The file is missing, not a picture, damaged, has no 8- or 16-bit values, or more than
-            `MAX_PIXELS` pixels.
+            `MAX_PIXELS` pixels, or than `MAX_SIDE` on a side.
     """
     name = "the picture" if isinstance(source, bytes) else f"'{source}'"
     try:
@@ -55,7 +58,7 @@ def decode(source: str | Path | bytes) -> npt.NDArray[np.uint8]:
         raise UserError(f"cannot read {name}: {error.strerror}", hint="check the path") from error
     try:
         with Image.open(io.BytesIO(data)) as image:
-            _check_size(image, name)
+            check_size(image, name)
             image.load()
             upright = ImageOps.exif_transpose(image)
     except UNREADABLE as error:
@@ -72,7 +75,7 @@ def is_readable(path: Path) -> bool:
     """
     try:
         with Image.open(path) as image:
-            _check_size(image, str(path))
+            check_size(image, str(path))
             if image.format == "PNG":
                 image.verify()
                 return True
@@ -86,7 +89,13 @@ def is_readable(path: Path) -> bool:
     return True
 
 
-def _check_size(image: Image.Image, name: str) -> None:
+def check_size(image: Image.Image, name: str) -> None:
+    """Raise `UserError` if an opened picture, called `name`, is too large to decode; only its header has been read."""
+    if max(image.size) > MAX_SIDE:
+        raise UserError(
+            f"{name} has {image.width}x{image.height} pixels, expected at most {MAX_SIDE} on a side",
+            hint="crop or shrink it first",
+        )
     if image.width * image.height > MAX_PIXELS:
         raise UserError(
             f"{name} has {image.width}x{image.height} pixels, expected at most {MAX_PIXELS // 1_000_000} million",

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from mscsa_deploy.errors import UserError
 from mscsa_deploy.imaging import decode as module
+from mscsa_deploy.imaging.dataset import read_mask
 from mscsa_deploy.imaging.decode import decode, is_readable
 
 
@@ -147,6 +149,19 @@ def test_huge_declared_size_is_refused_before_decoding(monkeypatch):
     monkeypatch.setattr(module, "MAX_PIXELS", 63)
     with pytest.raises(UserError, match="8x8 pixels"):
         decode(encoded(Image.new("RGB", (8, 8))))
+
+
+@pytest.mark.parametrize("size", [(1, 65_536), (65_536, 1)])
+def test_a_picture_longer_than_any_model_sees_is_refused_before_decoding(monkeypatch, tmp_path, size):
+    data = encoded(Image.new("L", size))
+    (tmp_path / "long.png").write_bytes(data)
+    monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("it was decoded"))
+    monkeypatch.setattr(PngImageFile, "load", lambda _: pytest.fail("it was decoded"))
+    with pytest.raises(UserError, match=f"{size[0]}x{size[1]} pixels, expected at most 65535 on a side"):
+        decode(data)
+    assert not is_readable(tmp_path / "long.png")
+    with pytest.raises(UserError, match=r"mask '.*long.png' has .* expected at most 65535 on a side"):
+        read_mask(tmp_path / "long.png")
 
 
 def test_float_picture_is_refused():

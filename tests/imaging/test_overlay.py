@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from mscsa_deploy.errors import SpecError
+from mscsa_deploy.imaging import overlay as module
 from mscsa_deploy.imaging.overlay import OPACITY, overlay, shares, with_legend
 from mscsa_deploy.imaging.palette import default_palette
 
@@ -36,6 +39,34 @@ def test_borders_between_classes_are_drawn(gray):
     assert (tinted[:, 5] == 100).all()
 
 
+@pytest.mark.parametrize("background", [0, 2, None])
+def test_every_pixel_is_mixed_by_its_class_wherever_strips_end(monkeypatch, background):
+    random = np.random.default_rng(3)
+    image = random.integers(0, 256, (37, 23, 3), dtype=np.uint8)
+    classes = np.kron(random.integers(0, 5, (13, 8)), np.ones((3, 3), int))[:37, :23]
+    colors = np.array([*PALETTE, (0, 0, 0), (0, 0, 0)], np.float32)
+    tinted = (classes < len(PALETTE)) & (classes != background)
+    share = np.where(tinted, np.float32(OPACITY), np.float32(0))[..., None]
+    expected = np.rint(image * (1 - share) + colors[classes] * share).astype(np.uint8)
+    known = np.minimum(classes, len(PALETTE))
+    expected[1:][known[1:] != known[:-1]] = 255
+    expected[:, 1:][known[:, 1:] != known[:, :-1]] = 255
+    for pixels in (1, 23 * 4, 1 << 20):
+        monkeypatch.setattr(module, "STRIP_PIXELS", pixels)
+        assert np.array_equal(overlay(image, classes, PALETTE, background=background), expected)
+
+
+def test_a_large_picture_takes_little_more_memory_than_its_answer():
+    image, classes = np.zeros((2000, 2000, 3), np.uint8), np.zeros((2000, 2000), np.uint8)
+    tracemalloc.start()
+    try:
+        overlay(image, classes, PALETTE)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * image.nbytes
+
+
 def test_picture_is_not_changed(gray):
     before = gray.copy()
     overlay(gray, np.ones((8, 12), np.uint8), PALETTE)
@@ -51,7 +82,10 @@ def test_shares_are_sorted_and_leave_out_specks():
     classes = np.zeros((100, 100), np.uint8)
     classes[:30] = 2
     classes[99, :5] = 1
-    assert shares(classes, 3) == [(0, 0.6995), (2, 0.3)]
+    for dtype in (np.uint8, np.uint16, np.int64):
+        assert shares(classes.astype(dtype), 3) == [(0, 0.6995), (2, 0.3)]
+        assert shares(classes.astype(dtype), 1) == [(0, 0.6995)]
+        assert shares(classes.astype(dtype), 300) == [(0, 0.6995), (2, 0.3)]
 
 
 def test_legend_names_the_classes_below_the_picture():
