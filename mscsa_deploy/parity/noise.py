@@ -45,7 +45,8 @@ class Noise:
         next_node: The node after it in that order; empty where there is none.
         next_db: The output's SQNR with the noise of that one.
         quieter: The compared tensors right before it that add less noise of their own.
-        together: How far the candidate's output lay off while its tensors were given out.
+        opened: How far the candidate's output lay off while all its tensors were given out; where they were so in
+            portions, while that portion was with which it was best.
         steps: How many times the networks ran.
     """
 
@@ -57,7 +58,7 @@ class Noise:
     next_node: str
     next_db: float
     quieter: tuple[str, ...]
-    together: Parity
+    opened: Parity
     steps: int
 
 
@@ -82,14 +83,15 @@ def noisiest_node(
     search = _Search.of(reference, candidate, work, progress)
     portions = list(search.portions())
     search.expected = len(feeds) * (2 * len(portions) + 3 + SUSPECTS)
-    for feed in feeds:
-        for portion in portions:
-            search.listen(feed, portion)
+    answers = [[search.listen(feed, portion) for portion in portions] for feed in feeds]
     own = {name: comparator.result() for name, comparator in search.own.items()}
     noisy = [name for name in search.names if _db(own[name]) < math.inf]
     suspects = sorted(noisy, key=lambda name: _db(own[name]))[:SUSPECTS]
-    for feed in feeds:
-        search.try_each(feed, suspects)
+    opened = [Comparator() for _ in portions]
+    for feed, given in zip(feeds, answers, strict=True):
+        truth = search.try_each(feed, suspects)
+        for comparator, answer in zip(opened, given, strict=True):
+            comparator.add(truth, answer)
     left = {name: _db(search.left[name].result()) for name in suspects}
     worst = sorted(suspects, key=left.__getitem__)
     if not worst or left[worst[0]] == math.inf:
@@ -106,7 +108,7 @@ def noisiest_node(
         next_node=search.graph.makers[after][0] if after else "",
         next_db=left.get(after, math.inf),
         quieter=tuple(name for name in before if name in own and _db(own[name]) > _db(own[first])),
-        together=search.together.result(),
+        opened=max((comparator.result() for comparator in opened), key=_db),
         steps=search.steps,
     )
 
@@ -132,7 +134,6 @@ class _Search:
     steps: int = 0
     own: dict[str, Comparator] = field(default_factory=dict)
     left: dict[str, Comparator] = field(default_factory=dict)
-    together: Comparator = field(default_factory=Comparator)
 
     @classmethod
     def of(cls, reference: Side, candidate: Side, work: Path, progress: Progress) -> _Search:
@@ -159,17 +160,27 @@ class _Search:
             held += size
         yield portion
 
-    def listen(self, feed: Feed, names: Sequence[str]) -> None:
-        """Compare each of `names` with what the reference makes of the candidate's values before it."""
-        for name, (given, made) in self._alone(feed, names).items():
-            self.own.setdefault(name, Comparator()).add(made, given)
+    def listen(self, feed: Feed, names: Sequence[str]) -> Array:
+        """Compare each of `names` with what the reference makes of the candidate's values before it.
 
-    def try_each(self, feed: Feed, names: Sequence[str]) -> None:
-        """Put the own noise of each of `names` alone into the reference, and compare the output."""
+        Returns:
+            The candidate's output while they were given out.
+        """
+        both = self._alone(feed, list(dict.fromkeys([*names, self.output])))
+        for name in names:
+            given, made = both[name]
+            self.own.setdefault(name, Comparator()).add(made, given)
+        return both[self.output][0]
+
+    def try_each(self, feed: Feed, names: Sequence[str]) -> Array:
+        """Put the own noise of each of `names` alone into the reference, and compare the output.
+
+        Returns:
+            The reference's output.
+        """
         asked = list(dict.fromkeys([*names, self.output]))
         truth = self._run(self.reference, feed, asked, {})
         both = self._alone(feed, asked)
-        self.together.add(truth[self.output], both[self.output][0])
         for name in names:
             given, made = both[name]
             value = (truth[name] + (given - made)).astype(truth[name].dtype)
@@ -179,6 +190,7 @@ class _Search:
                 _write_fed(self.reference.path, self.types, {name}, [self.output], path)
                 answer = self._answers(self.reference, path, feed, {name: value}, [self.output])[self.output]
             self.left.setdefault(name, Comparator()).add(truth[self.output], answer)
+        return truth[self.output]
 
     def _alone(self, feed: Feed, names: Sequence[str]) -> dict[str, tuple[Array, Array]]:
         """The candidate's value of each tensor, and the reference's of what the candidate computed it from."""

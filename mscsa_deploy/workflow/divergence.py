@@ -139,10 +139,10 @@ def _noisiest(
     found = noisiest_node(*sides, pictures, work=work, progress=progress)
     if found is None:
         return DivergenceRecord(subject=subject, reason="on the worst images no node adds noise that the output shows")
-    measured, opened = failed.parity.sqnr_db, found.together.sqnr_db
+    measured, opened = failed.parity.sqnr_db, found.opened.sqnr_db
     if measured is not None and opened is not None and opened > measured + HIDDEN_DB:
         reason = (
-            f"with all its tensors given out the output is better ({opened:.1f} dB, {measured:.1f} dB without), so the "
+            f"with its tensors given out the output is better ({opened:.1f} dB, {measured:.1f} dB without), so the "
             f"fault lies in what {failed.contestant.runtime} fuses"
         )
         return DivergenceRecord(subject=subject, reason=reason)
