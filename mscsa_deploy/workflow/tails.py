@@ -81,12 +81,15 @@ class TailDecision:
     """The fastest form, by measurement from picture to class map.
 
     Args:
-        form: Its name, or `OUTSIDE`.
-        scores_ms: Median latency of each form measured.
+        scores_ms: Median latency of each form measured; at least one.
     """
 
-    form: str
     scores_ms: dict[str, float]
+
+    @property
+    def form(self) -> str:
+        """Its name, or `OUTSIDE`."""
+        return min(self.scores_ms, key=lambda form: self.scores_ms[form])
 
     @property
     def inside(self) -> list[str]:
@@ -183,10 +186,9 @@ def decide_tail(
     )
 
     def make(_: Path) -> TailDecision:
-        scores = _scores(logits, forms, plan, outside=outside, progress=progress)
-        best = min(scores, key=lambda name: scores[name])
-        logger.info("%s: tail '%s' of %s", logits.label, best, scores)
-        return TailDecision(best, scores)
+        decision = TailDecision(_scores(logits, forms, plan, outside=outside, progress=progress))
+        logger.info("%s: tail '%s' of %s", logits.label, decision.form, decision.scores_ms)
+        return decision
 
     return cached("tail", parts, TailDecision, make)[1]
 

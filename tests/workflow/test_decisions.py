@@ -61,7 +61,7 @@ def test_named_runtimes_are_told_apart_and_others_have_no_recipe():
 
 def test_tails_are_told_with_everything_that_was_measured():
     scores = {"outside": 9.3, "cells": 7.5}
-    (found,) = of_tails(Tailed((), {"openvino": TailDecision("cells", scores)}))
+    (found,) = of_tails(Tailed((), {"openvino": TailDecision(scores)}))
     assert (found.subject, found.choice, found.scores_ms) == ("tail on openvino", "cells", scores)
 
 

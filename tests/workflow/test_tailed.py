@@ -43,7 +43,7 @@ def decide(monkeypatch):
     """Makes the measurement come out as the test says."""
 
     def says(form):
-        monkeypatch.setattr(tailed, "decide_tail", lambda *_, **__: TailDecision(form, {form: 1.0, "plain": 9.0}))
+        monkeypatch.setattr(tailed, "decide_tail", lambda *_, **__: TailDecision({form: 1.0, "plain": 9.0}))
 
     return says
 
@@ -104,7 +104,7 @@ def test_tail_that_changes_pixels_is_left_out_and_the_variant_says_so(logits, de
 
 def test_next_fastest_form_takes_the_place_of_one_that_changes_pixels(logits, monkeypatch):
     scores = {"strips_first": 3.0, OUTSIDE: 4.0, "cells": 1.0, "pruned": 2.0, "plain": 9.0}
-    monkeypatch.setattr(tailed, "decide_tail", lambda *_, **__: TailDecision("cells", scores))
+    monkeypatch.setattr(tailed, "decide_tail", lambda *_, **__: TailDecision(scores))
     wrong = TailCheck(runtime="onnxruntime", images=2, pixels=1000, different=3, ties=0)
     right = TailCheck(runtime="onnxruntime", images=2, pixels=1000, different=3, ties=3)
     found = iter([wrong, wrong, right])
