@@ -136,3 +136,9 @@ def tiny():
     """What bundles are made of, for tests that need another one."""
     makers = (make_bundle, entry, measurement, manifest_of, color_network, scene, picture_bytes)
     return SimpleNamespace(**{maker.__name__: maker for maker in makers})
+
+
+@pytest.fixture(params=["onnxruntime", "openvino"])
+def runtime(request):
+    pytest.importorskip(request.param)
+    return request.param
