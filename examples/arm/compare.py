@@ -29,7 +29,7 @@ HERE = Path(__file__).resolve().parent
 CPU = "cortex-a76"
 RUNTIMES = ("onnxruntime", "openvino")
 LEAST_AGREEMENT = 99.9
-"""Percent of pixels of the same class: FP32, and INT8 on ONNX Runtime, of which the portable recipe uses integer kernels
+"""Percent of pixels of the same class: FP32, and INT8 on ONNX Runtime, whose portable files use the integer kernels
 that round alike everywhere."""
 MOST_FURTHER = 0.5
 """Points by which INT8 on OpenVINO may be further from FP32 on ARM than here. Its integer kernels round differently on

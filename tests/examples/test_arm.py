@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -66,3 +67,59 @@ def test_cpp_program_runs_on_arm(root, bundle, missing, tmp_path):
     done = subprocess.run([*emulator, *program], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "input differs by 0 of 255" in done.stdout
+
+
+BRANCHES = """<ir_version: 9, opset_import: ["" : 17]>
+branches (float[1,8,32,32] x) => (float[n] y)
+<float s = {0.125}, uint8 z = {100}, float half = {0.0625}, float twice = {0.25}, float eighth = {0.015625},
+ int8 zero = {0}, float share = {0.0078125}, uint8 none = {0}, int64[1] flat = {-1}> {
+  xq = QuantizeLinear(x, s, z)
+  a = DequantizeLinear(xq, s, z)
+  wd = DequantizeLinear(w, eighth, zero)
+  c0 = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(a, wd)
+  c1 = Relu(c0)
+  cq = QuantizeLinear(c1, twice, none)
+  c = DequantizeLinear(cq, twice, none)
+  p0 = AveragePool<kernel_shape=[4,4], strides=[4,4]>(a)
+  pq = QuantizeLinear(p0, half, z)
+  p = DequantizeLinear(pq, half, z)
+  m0 = Softmax(a)
+  mq = QuantizeLinear(m0, share, none)
+  m = DequantizeLinear(mq, share, none)
+  k0 = Concat<axis=1>(a, c)
+  kq = QuantizeLinear(k0, twice, z)
+  k = DequantizeLinear(kq, twice, z)
+  t0 = Sum(a, c)
+  tq = QuantizeLinear(t0, twice, z)
+  t = DequantizeLinear(tq, twice, z)
+  cf = Reshape(c, flat)
+  pf = Reshape(p, flat)
+  mf = Reshape(m, flat)
+  kf = Reshape(k, flat)
+  tf = Reshape(t, flat)
+  y = Concat<axis=0>(cf, pf, mf, kf, tf)
+}"""
+
+
+@pytest.mark.parametrize(("sum_of", "equal"), [("Sum", True), ("Add", False)])
+def test_integer_kernels_round_alike_on_arm(root, tmp_path, sum_of, equal):
+    """Scales are powers of two, so that a quarter of the values are ties; QLinearAdd's go the other way on ARM.
+
+    Should an ONNX Runtime make the second case equal, too, the portable recipe can have integer sums again.
+    """
+    onnx = pytest.importorskip("onnx")
+    generator = np.random.default_rng(0)
+    model = onnx.parser.parse_model(BRANCHES.replace("Sum(", f"{sum_of}("))
+    weights = generator.integers(-64, 64, (8, 8, 3, 3), dtype=np.int8)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    onnx.save(model, tmp_path / "branches.onnx")
+    np.save(tmp_path / "x.npy", generator.uniform(-12, 19, (1, 8, 32, 32)).astype(np.float32))
+    emulator = ["qemu-aarch64-static", "-cpu", "cortex-a76", "-L", root / "system", root / "system/usr/bin/python3.11"]
+    answers = []
+    for python, packages in ((emulator, {"PYTHONPATH": str(root / "packages")}), ([sys.executable], {})):
+        files = [tmp_path / "branches.onnx", tmp_path / "x.npy", tmp_path / f"{len(answers)}.npy"]
+        command = [*python, ARM / "answers.py", "onnxruntime", *files]
+        subprocess.run(command, env={"PATH": os.environ["PATH"], **packages}, check=True, timeout=120)
+        answers.append(np.load(files[-1]))
+    assert np.ptp(answers[1]) > 0
+    assert np.array_equal(*answers) == equal
