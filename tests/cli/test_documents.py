@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import tomllib
@@ -52,3 +53,13 @@ def test_the_toml_of_the_readme_is_an_image_set_and_a_preprocessing():
     folders, spec = map(tomllib.loads, blocks)
     assert convert(folders, PictureFolders, source="README.md").reduce_zero_label
     assert convert(spec, Preprocess, source="README.md") == Preprocess(height=224, width=224)
+
+
+def test_recipes_give_ncnn_an_array_that_outlives_the_call():
+    text = (ROOT / "docs" / "other-runtimes.md").read_text(encoding="utf-8")
+    trees = [ast.parse(block) for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
+    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    given = [call.args[0] for call in calls if ast.unparse(call.func) == "ncnn.Mat"]
+    assert given
+    # A Mat points into the array that it is made of, and keeps no reference to it.
+    assert all(isinstance(array, ast.Name) for array in given)
