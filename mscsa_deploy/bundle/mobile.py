@@ -121,8 +121,14 @@ def convert_to_ort(
             reason = f"it is {difference:.1e} of the range away from '{origin.name}'"
             raise StageError("conversion to .ort", str(model), reason)
         path = found[0].replace(directory / f"{name}.ort")
-        operators = needed[0].replace(directory / f"{name}.required_operators_and_types.config")
+        operators = directory / f"{name}.required_operators_and_types.config"
+        operators.write_text(_without_comments(needed[0].read_text(encoding="utf-8")), encoding="utf-8")
     return OrtFile(path, operators, path.stat().st_size, difference)
+
+
+def _without_comments(text: str) -> str:
+    """A list of operators without the lines that tell where on this machine the model lay."""
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
 
 
 def check_mobile(model: Path) -> tuple[MobileVerdict, ...]:

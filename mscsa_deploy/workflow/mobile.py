@@ -86,7 +86,7 @@ def _make(model: MobileModel, artifact: Artifact, feed: Mapping[str, Array]) -> 
 
     versions = {name: package_version(name) for name in ("onnxruntime", "onnx", "onnx_ir")}
     passes = [step.__name__ for step in FOR_ACCELERATORS]
-    parts = {"artifact": artifact.sha256, "place": model.artifact, "passes": passes, **versions}
+    parts = {"artifact": artifact.sha256, "place": model.artifact, "passes": passes, "comments": False, **versions}
     folder, found = cached("mobile", parts, MobileModel, make)
     return MobileFiles(found, folder)
 
