@@ -10,13 +10,15 @@ Needs numpy, Pillow, msgspec and one inference library; neither torch nor onnx.
 
 from __future__ import annotations
 
+import operator
 import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, SupportsIndex
 
 import numpy as np
+from PIL import Image
 
 from mscsa_deploy.bundle.consistency import check_session
 from mscsa_deploy.bundle.selection import Candidate, answering, made_elsewhere, select
@@ -90,11 +92,11 @@ class Runner:
         """What the bundle says about itself."""
         return self.bundle.manifest
 
-    def predict(self, image: str | Path | bytes | Array, *, top: int = TOP) -> Prediction:
+    def predict(self, image: str | Path | bytes | Image.Image | Array, *, top: int = TOP) -> Prediction:
         """The answer to one picture.
 
         Args:
-            image: A path, a picture file's bytes, or (H, W, 3) uint8 RGB.
+            image: A path, a picture file's bytes, an image of Pillow, or (H, W, 3) uint8 RGB.
             top: How many classes a classification tells, at most; ``len(manifest.labels)`` for all of them.
 
         Raises:
@@ -103,7 +105,7 @@ class Runner:
             StageError: The runtime failed, or the network answered with NaN.
         """
         begin = time.perf_counter()
-        pixels = decode(image) if isinstance(image, str | Path | bytes) else image
+        pixels = decode(image) if isinstance(image, str | Path | bytes | Image.Image) else image
         check_image(pixels)
         decoded = time.perf_counter()
         tensor = model_input(pixels, self.manifest.preprocess, self.candidate.entry.inputs[0].dtype)
@@ -204,8 +206,10 @@ def load(
         SpecError: The file has other inputs or outputs than the bundle says.
         UnsupportedError: Nothing in it can run here; the message says what there is and what is missing.
     """
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise UserError(f"threads is {threads}, expected 1 to {MOST_THREADS}")
+    if threads is not None and not (
+        isinstance(threads, SupportsIndex) and 1 <= operator.index(threads) <= MOST_THREADS
+    ):
+        raise UserError(f"threads is {threads!r}, expected 1 to {MOST_THREADS}")
     opened = bundle if isinstance(bundle, Bundle) else read_bundle(Path(bundle))
     _check_resize(opened.manifest)
     chosen = select(opened, runtime=runtime, precision=precision, values=values)

@@ -35,14 +35,14 @@ _WHITE = (255, 255, 255)
 _HINT = "use a whole JPEG, PNG, WebP, BMP, GIF or TIFF file"
 
 
-def decode(source: str | Path | bytes) -> npt.NDArray[np.uint8]:
+def decode(source: str | Path | bytes | Image.Image) -> npt.NDArray[np.uint8]:
     """The first frame of a picture, upright, as RGB.
 
     EXIF orientation is applied; gray, palette, CMYK and YCbCr pictures become RGB; of 16-bit values the upper
     byte counts; transparent pixels are laid over white.
 
     Args:
-        source: A path, or the bytes of the file.
+        source: A path, the bytes of the file, or an image of Pillow, of which the frame it stands at counts.
 
     Returns:
         (H, W, 3) uint8 RGB, C-contiguous and writable.
@@ -51,6 +51,8 @@ def decode(source: str | Path | bytes) -> npt.NDArray[np.uint8]:
         UserError: The file is missing, not a picture, damaged, has no 8- or 16-bit values, or more than
             `MAX_PIXELS` pixels, or than `MAX_SIDE` on a side.
     """
+    if isinstance(source, Image.Image):
+        return _pixels(source, "the picture")
     name = "the picture" if isinstance(source, bytes) else f"'{source}'"
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
@@ -58,14 +60,25 @@ def decode(source: str | Path | bytes) -> npt.NDArray[np.uint8]:
         raise UserError(f"cannot read {name}: {error.strerror}", hint="check the path") from error
     try:
         with Image.open(io.BytesIO(data)) as image:
-            check_size(image, name)
-            image.load()
-            upright = ImageOps.exif_transpose(image)
+            return _pixels(image, name)
     except UNREADABLE as error:
-        # Of a file of no known format, Pillow only tells the address of its buffer.
-        why = "its format is unknown" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise UserError(f"{name} is not a readable picture: {why}", hint=_HINT) from error
-    return np.array(_to_rgb(upright, name))
+        raise _unreadable(name, error) from error
+
+
+def _pixels(image: Image.Image, name: str) -> npt.NDArray[np.uint8]:
+    """What `decode` makes of an image of Pillow, which stays as it is."""
+    try:
+        check_size(image, name)
+        image.load()
+        return np.array(_to_rgb(ImageOps.exif_transpose(image), name))
+    except UNREADABLE as error:
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str, error: Exception) -> UserError:
+    # Of a file of no known format, Pillow only tells the address of its buffer.
+    why = "its format is unknown" if isinstance(error, UnidentifiedImageError) else str(error)
+    return UserError(f"{name} is not a readable picture: {why}", hint=_HINT)
 
 
 def is_readable(path: Path) -> bool:

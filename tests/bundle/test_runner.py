@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
 import msgspec
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
 from mscsa_deploy.bundle.archive import pack
 from mscsa_deploy.bundle.manifest import Postprocess, Tensor
@@ -36,6 +39,27 @@ def test_predict_path_bytes_and_pixels_agree(bundle, tiny, tmp_path):
         maps = [runner.predict(given).class_map for given in (image, path, str(path), path.read_bytes())]
     for other in maps[1:]:
         np.testing.assert_array_equal(other, maps[0])
+
+
+@pytest.mark.parametrize("kind", ["RGB", "RGBA", "turned"])
+def test_predict_takes_images_of_pillow_as_their_files(bundle, tiny, kind):
+    image = Image.fromarray(tiny.scene())
+    exif = image.getexif()
+    if kind == "RGBA":
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    if kind == "turned":
+        exif[ExifTags.Base.Orientation] = 6
+    stream = io.BytesIO()
+    image.save(stream, "PNG", exif=exif)
+    with load(bundle, runtime="onnxruntime") as runner, Image.open(stream) as opened:
+        wanted = runner.predict(stream.getvalue())
+        given = runner.predict(opened)
+        again = runner.predict(opened)
+        with pytest.raises(UserError, match="the picture is not a readable picture"):
+            runner.predict(Image.new("La", (4, 4)))
+    assert given.size == ((160, 96) if kind == "turned" else (96, 160))
+    for answer in (given, again):
+        np.testing.assert_array_equal(answer.class_map, wanted.class_map)
 
 
 def test_pixels_in_and_a_class_map_out_give_the_same_answer(bundle, tiny, tmp_path):

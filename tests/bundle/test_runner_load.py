@@ -43,9 +43,9 @@ def test_load_recommendation_of_impossible_threads_takes_what_there_is(bundle, m
         assert runner.threads == (2 if threads > 0 else 1)
 
 
-@pytest.mark.parametrize("threads", [0, -1, 1025, 2**31])
+@pytest.mark.parametrize("threads", [0, -1, 1025, 2**31, "2", 2.0])
 def test_load_threads_out_of_range_refused(bundle, threads):
-    with pytest.raises(UserError, match=f"threads is {threads}, expected 1 to 1024"):
+    with pytest.raises(UserError, match=f"threads is {threads!r}, expected 1 to 1024"):
         load(bundle, threads=threads)
 
 
