@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from mscsa_deploy.bundle.manifest import ArtifactEntry, Manifest, Tensor
     from mscsa_deploy.core.tensors import TensorSpec
+    from mscsa_deploy.core.vocabulary import Task
+    from mscsa_deploy.imaging.preprocess import Preprocess
     from mscsa_deploy.runtimes.protocol import Session
 
 _HINT = "fetch the bundle again, or make it again"
@@ -21,6 +23,8 @@ _CLASS_MAP = (3, "(N, H, W)")
 
 def check_consistent(manifest: Manifest, *, source: str) -> None:
     """Raise `UserError` where one field of `manifest` contradicts another."""
+    if manifest.task == "seg" and not manifest.labels:
+        raise UserError(f"'{source}' has no labels, a segmentation bundle names each of its classes", hint=_HINT)
     colors = manifest.palette
     if any(not 0 <= value <= 255 for color in colors for value in color):
         raise UserError(f"'{source}': a color of the palette is outside 0 to 255", hint=_HINT)
@@ -28,6 +32,8 @@ def check_consistent(manifest: Manifest, *, source: str) -> None:
         raise UserError(
             f"'{source}' has {len(colors)} colors in its palette for {len(manifest.labels)} labels", hint=_HINT
         )
+    if reason := _input_contradiction(manifest.input, manifest.preprocess):
+        raise UserError(f"'{source}' contradicts itself: its network {reason}", hint=_HINT)
     for entry in manifest.artifacts:
         if reason := _contradiction(entry, manifest):
             raise UserError(f"'{source}' contradicts itself: '{entry.path}' {reason}", hint=_HINT)
@@ -46,13 +52,54 @@ def _contradiction(entry: ArtifactEntry, manifest: Manifest) -> str:
         return f"answers with the output '{post.tensor}', but its outputs are {names}"
     if post.output == "classmap" and manifest.task == "cls":
         return "answers with a class map, but the task is cls"
-    decides = Postprocess.of(manifest.task, post.output, tensor=post.tensor).decide
-    if post.decide != decides:
-        return f"answers with {post.output} for the task {manifest.task}, which decide = '{decides}' goes with"
     rank, wanted = _CLASS_MAP if post.output == "classmap" else _RANKS[manifest.task]
-    if len(output.shape) != rank:
-        return f"has the output '{output.name}' of shape {list(output.shape)}, the task {manifest.task} wants {wanted}"
+    return (
+        _input_contradiction(entry.inputs[0], manifest.preprocess)
+        or _steps_contradiction(post, manifest.task)
+        or (
+            f"has the output '{output.name}' of shape {list(output.shape)}, the task {manifest.task} wants {wanted}"
+            if len(output.shape) != rank
+            else _output_contradiction(output, post, manifest)
+        )
+    )
+
+
+def _input_contradiction(image: Tensor, spec: Preprocess) -> str:
+    """What of an input cannot be the picture that `spec` describes; dtypes that no picture becomes are not judged."""
+    made = {"float32": (-1, 3, spec.height, spec.width), "uint8": (-1, spec.height, spec.width, 3)}.get(image.dtype)
+    if made is None or _alike(image.shape, made):
+        return ""
+    shape = ", ".join(["N", *map(str, made[1:])])
+    return f"takes an input of shape {list(image.shape)}, its preprocess makes ({shape}) of {image.dtype}"
+
+
+def _steps_contradiction(post: Postprocess, task: Task) -> str:
+    """Which step after the network is not the one that follows from the task and what the graph computes."""
+    due = Postprocess.of(task, post.output, tensor=post.tensor, stride=post.stride)
+    for name in ("decide", "upsample", "restore", "stride"):
+        found, expected = getattr(post, name), getattr(due, name)
+        if found != expected:
+            said = expected if name == "stride" else f"'{expected}'"
+            return f"answers with {post.output} for the task {task}, which {name} = {said} goes with, not {found!r}"
     return ""
+
+
+def _output_contradiction(output: Tensor, post: Postprocess, manifest: Manifest) -> str:
+    """Where the output of a network, of the right rank, has other classes or sizes than the manifest says."""
+    classes = -1 if post.output == "classmap" else output.shape[1]
+    if classes not in (-1, len(manifest.labels)):
+        return f"tells {classes} classes apart, but there are {len(manifest.labels)} labels"
+    if manifest.task == "cls":
+        return ""
+    spec = manifest.preprocess
+    sizes = tuple(size if size < 0 else size * post.stride for size in output.shape[-2:])
+    if _alike(sizes, (spec.height, spec.width)):
+        return ""
+    rows, columns = output.shape[-2:]
+    return (
+        f"answers with {rows}x{columns} cells of {post.stride} pixels, which is not its input of "
+        f"{spec.height}x{spec.width}"
+    )
 
 
 def check_session(session: Session, entry: ArtifactEntry) -> None:
@@ -77,6 +124,9 @@ def _hold(found: Sequence[TensorSpec], said: Sequence[Tensor], kind: str, path: 
 
 def _fits(spec: TensorSpec, tensor: Tensor) -> bool:
     """Whether `tensor` describes `spec`, as far as both tell sizes."""
-    sizes = zip(spec.shape, tensor.shape, strict=False)
-    alike = spec.name == tensor.name and len(spec.shape) == len(tensor.shape)
-    return alike and all(one == other or -1 in (one, other) for one, other in sizes)
+    return spec.name == tensor.name and _alike(spec.shape, tensor.shape)
+
+
+def _alike(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two shapes are the same, as far as both tell sizes."""
+    return len(one) == len(other) and all(a == b or -1 in (a, b) for a, b in zip(one, other, strict=True))

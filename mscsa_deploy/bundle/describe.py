@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mscsa_deploy.bundle.fields import SCHEMA_FILE
 from mscsa_deploy.core.config import to_plain
+from mscsa_deploy.core.install import SOURCE, commands
 
 if TYPE_CHECKING:
     from mscsa_deploy.bundle.manifest import ArtifactEntry, Manifest, Measurement, Postprocess
@@ -58,12 +60,16 @@ def _warnings(manifest: Manifest) -> list[str]:
 
 def _use(manifest: Manifest) -> list[str]:
     runtime = manifest.recommended.runtime if manifest.recommended else "onnxruntime"
+    checkout, wheel = commands(runtime)
     return [
         "## Use it from Python",
         "",
         "```sh",
-        f"pip install 'mscsa-deploy[{runtime}]'",
+        f"{checkout}  # in a checkout of mscsa-deploy",
+        f"{wheel}  # or from its wheel",
         "```",
+        "",
+        f"{SOURCE}.",
         "",
         "```python",
         "from mscsa_deploy.runner import load",
@@ -72,7 +78,8 @@ def _use(manifest: Manifest) -> list[str]:
         'answer = runner.predict("photo.jpg")',
         "```",
         "",
-        "Everything below is in `manifest.json`, in a form for programs.",
+        f"Everything below is in `manifest.json`, in a form for programs; its JSON Schema is `{SCHEMA_FILE}` in a",
+        "checkout of mscsa-deploy.",
         "",
     ]
 

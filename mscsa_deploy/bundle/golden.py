@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from mscsa_deploy.bundle.fields import BundlePath, OptionalPath
 from mscsa_deploy.core.config import Config
 from mscsa_deploy.errors import SpecError
 
@@ -46,10 +47,10 @@ class Golden(Config, frozen=True, kw_only=True):
         tolerance: By precision.
     """
 
-    picture: str
-    input: str
-    output: str
-    answer: str = ""
+    picture: BundlePath
+    input: BundlePath
+    output: BundlePath
+    answer: OptionalPath = ""
     tolerance: dict[str, GoldenTolerance] = msgspec.field(default_factory=dict)
 
 

@@ -8,9 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from mscsa_deploy.bundle.consistency import check_consistent
+from mscsa_deploy.bundle.fields import SCHEMA_FILE
 from mscsa_deploy.bundle.manifest import VERSION, ArtifactEntry, Manifest
 from mscsa_deploy.core.config import convert
 from mscsa_deploy.core.files import MANIFEST, sha256_file
+from mscsa_deploy.core.install import NEWER
 from mscsa_deploy.errors import UserError
 
 MAX_MANIFEST_BYTES = 64 << 20
@@ -58,9 +60,11 @@ def parse_manifest(content: bytes, *, source: str) -> Manifest:
     if version > VERSION:
         raise UserError(
             f"'{source}' has schema version {version}, this version of mscsa-deploy reads up to {VERSION}",
-            hint="pip install --upgrade mscsa-deploy",
+            hint=NEWER,
         )
-    manifest = convert(plain, Manifest, source=source)
+    manifest = convert(
+        plain, Manifest, source=source, hint=f"the keys are in {SCHEMA_FILE} in mscsa-deploy; or {NEWER}"
+    )
     listed = [entry.path for entry in manifest.files]
     for name in (*listed, *referenced(manifest)):
         check_name(name, source=source)

@@ -6,10 +6,22 @@ key means a new version.
 
 from __future__ import annotations
 
+import inspect
+import re
 from typing import Annotated, Any, Literal
 
 import msgspec
 
+from mscsa_deploy.bundle.fields import (
+    Axis,
+    BundlePath,
+    Channel,
+    OptionalPath,
+    OptionalSha256,
+    Sha256,
+    Size,
+    Stride,
+)
 from mscsa_deploy.bundle.golden import Golden
 from mscsa_deploy.core.config import Config, to_json
 from mscsa_deploy.core.report import Boundary, Latency, Metric, Status
@@ -35,18 +47,24 @@ class FileEntry(Config, frozen=True, kw_only=True):
         role: What it is for.
     """
 
-    path: str
-    sha256: str
-    size_bytes: int
+    path: BundlePath
+    sha256: Sha256
+    size_bytes: Size
     role: Role = "other"
 
 
 class Tensor(Config, frozen=True, kw_only=True):
-    """One input or output: name in the graph, NumPy dtype, shape (NCHW for images; -1 is a free axis)."""
+    """One input or output.
+
+    Args:
+        name: Its name in the graph.
+        dtype: NumPy's name of its type.
+        shape: Its axes; float pictures are NCHW, pixels NHWC; -1 is a free axis.
+    """
 
     name: str
     dtype: str
-    shape: tuple[int, ...]
+    shape: tuple[Axis, ...]
 
     @classmethod
     def of(cls, spec: TensorSpec) -> Tensor:
@@ -68,7 +86,7 @@ class BundleModel(Config, frozen=True, kw_only=True):
     """
 
     name: str
-    sha256: str = ""
+    sha256: OptionalSha256 = ""
     random_weights: bool = False
     params: int | None = None
     macs: int | None = None
@@ -99,7 +117,7 @@ class Postprocess(Config, frozen=True, kw_only=True):
 
     output: Output
     tensor: str
-    stride: int = 1
+    stride: Stride = 1
     upsample: Literal["bilinear", "none"] = "none"
     decide: Literal["argmax", "softmax", "none"]
     restore: Literal["nearest", "none"] = "none"
@@ -120,7 +138,13 @@ class Postprocess(Config, frozen=True, kw_only=True):
 
 
 class LeftFloat(Config, frozen=True, kw_only=True):
-    """A node of an INT8 artefact that computes in floating point, and why."""
+    """A node of an INT8 artefact that computes in floating point.
+
+    Args:
+        node: Its name in the graph.
+        op: Its operator.
+        reason: Why it was left.
+    """
 
     node: str
     op: str
@@ -173,8 +197,8 @@ class OrtFiles(Config, frozen=True, kw_only=True):
         operators: The operators and types it needs, for ONNX Runtime's ``--include_ops_by_config``.
     """
 
-    path: str
-    operators: str
+    path: BundlePath
+    operators: BundlePath
 
 
 class ArtifactEntry(Config, frozen=True, kw_only=True):
@@ -197,8 +221,8 @@ class ArtifactEntry(Config, frozen=True, kw_only=True):
         mobile: The same model for ONNX Runtime's builds for phones; None when it was not asked for.
     """
 
-    path: str
-    files: tuple[str, ...] = ()
+    path: BundlePath
+    files: tuple[BundlePath, ...] = ()
     kind: Kind
     precision: Stored
     runtimes: tuple[str, ...]
@@ -214,9 +238,17 @@ class ArtifactEntry(Config, frozen=True, kw_only=True):
 
 
 class Choice(Config, frozen=True, kw_only=True):
-    """The artefact to use on a device like the one the bundle was made on."""
+    """The artefact to use on a device like the one the bundle was made on.
 
-    artifact: str
+    Args:
+        artifact: Path of the file.
+        runtime: What to run it on.
+        precision: What the runtime is asked to compute in.
+        threads: Compute threads it was the best with.
+        reason: Why this one, in words.
+    """
+
+    artifact: BundlePath
     runtime: str
     precision: Precision
     threads: int = 1
@@ -246,11 +278,11 @@ class Manifest(Config, frozen=True, kw_only=True):
         data: The image sets and their sizes.
     """
 
-    schema_version: Annotated[int, msgspec.Meta(ge=1)] = VERSION
+    schema_version: Annotated[int, msgspec.Meta(ge=1, extra_json_schema={"const": VERSION})] = VERSION
     model: BundleModel
     task: Task
     labels: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...] = ()
+    palette: tuple[tuple[Channel, Channel, Channel], ...] = ()
     input: Tensor
     preprocess: Preprocess
     artifacts: tuple[ArtifactEntry, ...]
@@ -258,22 +290,44 @@ class Manifest(Config, frozen=True, kw_only=True):
     files: tuple[FileEntry, ...] = ()
     golden: Golden | None = None
     license: str = ""
-    model_card: str = ""
+    model_card: OptionalPath = ""
     recipe: dict[str, Any] = msgspec.field(default_factory=dict)
     tools: dict[str, str] = msgspec.field(default_factory=dict)
     environment: dict[str, Any] = msgspec.field(default_factory=dict)
     data: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
+_ALWAYS_THERE = {
+    "Manifest": ("schema_version", "palette", "files"),
+    "ArtifactEntry": ("files", "requires", "measurements"),
+}
+"""Fields that have a default where a manifest is made, and which readers in other languages ask for."""
+
+
 def json_schema() -> dict[str, Any]:
     """The manifest's JSON Schema (draft 2020-12)."""
     schema = msgspec.json.schema(Manifest)
+    for name, definition in schema["$defs"].items():
+        _tell_fields(definition)
+        for field in _ALWAYS_THERE.get(name, ()):
+            definition["required"].append(field)
+            del definition["properties"][field]["default"]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": SCHEMA_ID,
         "title": f"mscsa-deploy bundle manifest, version {VERSION}",
         **schema,
     }
+
+
+def _tell_fields(definition: dict[str, Any]) -> None:
+    """Move what the docstring of a record says under ``Args:`` to the fields it speaks of."""
+    # Python takes the indentation out of docstrings from 3.13 on.
+    text, _, listed = inspect.cleandoc(definition.get("description", "")).partition("\n\nArgs:\n")
+    if text:
+        definition["description"] = text
+    for name, told in re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", listed, re.MULTILINE):
+        definition["properties"][name]["description"] = re.sub(r"\s+", " ", told)
 
 
 def json_schema_text() -> str:

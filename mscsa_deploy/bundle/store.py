@@ -65,9 +65,8 @@ class Bundle:
 
 def contents(manifest: Manifest) -> str:
     """The artefacts of `manifest` in one line, for messages."""
-    return "; ".join(
-        f"{entry.path} ({entry.precision}, for {', '.join(entry.runtimes)})" for entry in manifest.artifacts
-    )
+    named = (f"{entry.path} ({entry.precision}, for {', '.join(entry.runtimes)})" for entry in manifest.artifacts)
+    return "; ".join(named) or "no model file at all"
 
 
 def write_bundle(directory: Path, manifest: Manifest) -> Bundle:

@@ -22,6 +22,7 @@ from mscsa_deploy.bundle.archive import write_zip
 from mscsa_deploy.bundle.selection import candidates
 from mscsa_deploy.bundle.store import contents, read_bundle
 from mscsa_deploy.core.files import MANIFEST
+from mscsa_deploy.core.install import SOURCE, commands
 from mscsa_deploy.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -271,13 +272,18 @@ def _warmup(bundle: Bundle, name: str, image: Tensor, *, fixed: bool) -> tuple[d
 
 
 def _readme(name: str, members: Mapping[str, Path | bytes], networks: str) -> str:
+    checkout, wheel = commands(*BACKENDS)
     models = sorted({path.split("/")[0] for path in members})
     return f"""# Triton model repository of {name}
 
 Unpack, then: `tritonserver --model-repository .`
 
-Models: {", ".join(models)}. `{name}` runs in Triton's python backend and needs
-`pip install 'mscsa-deploy[onnxruntime,openvino]'` in its Python; it takes one of the inputs: the network's
+Models: {", ".join(models)}. `{name}` runs in Triton's python backend and needs mscsa-deploy in its Python:
+
+    {checkout}  # in a checkout of mscsa-deploy
+    {wheel}  # or from its wheel
+
+{SOURCE}. The model takes one of the inputs: the network's
 tensor, `pixels` (UINT8 [H, W, 3] RGB) or `picture` (BYTES, a JPEG or PNG file). The others are the bare network:
 the preprocessed tensor in, the graph's output out:
 

@@ -51,12 +51,12 @@ def read_json(path: Path, kind: type[T]) -> T:
         raise UserError(f"'{path}': {error}") from error
 
 
-def convert(data: Any, kind: type[T], *, source: str) -> T:
-    """Plain containers as a `kind`, a path being text; `source` names them in the error."""
+def convert(data: Any, kind: type[T], *, source: str, hint: str = "see the README of its folder for the keys") -> T:
+    """Plain containers as a `kind`, a path being text; `source` names them in the error, `hint` says what to do."""
     try:
         return msgspec.convert(data, kind, dec_hook=_path)
     except msgspec.ValidationError as error:
-        raise UserError(f"'{source}': {error}", hint="see the README of its folder for the keys") from error
+        raise UserError(f"'{source}': {error}", hint=hint) from error
 
 
 def _path(kind: type, value: Any) -> Path:

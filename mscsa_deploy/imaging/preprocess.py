@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -22,6 +23,10 @@ _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.B
 STRIP_PIXELS = 8192
 # A classifier's short side before the crop is 8/7 of the crop: 256 for 224.
 _CROP_MARGIN = 8 / 7
+
+# For the JSON Schema of bundles; `Preprocess` judges its fields itself, in its own words.
+_Side = Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 1})]
+_Positive = Annotated[float, msgspec.Meta(extra_json_schema={"exclusiveMinimum": 0})]
 
 
 class Preprocess(Config, frozen=True, kw_only=True):
@@ -43,13 +48,13 @@ class Preprocess(Config, frozen=True, kw_only=True):
         color: Channel order of the input.
     """
 
-    height: int
-    width: int
+    height: _Side
+    width: _Side
     resize: Literal["stretch", "short_side_crop"] = "stretch"
     short_side: int | None = None
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    std: tuple[_Positive, _Positive, _Positive] = IMAGENET_STD
     color: Literal["RGB"] = "RGB"
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mscsa_deploy.core.config import Record
-from mscsa_deploy.core.files import refuse_existing, sha256_file
+from mscsa_deploy.core.files import MANIFEST, refuse_existing, sha256_file
 from mscsa_deploy.core.registry import Registry
 from mscsa_deploy.errors import UserError
 
@@ -61,6 +61,10 @@ def run_pack(directory: Path, out: Path, *, kind: str = "bundle", force: bool = 
     if out.is_dir():
         raise UserError(f"'{out}' is a directory, expected a file", hint=f"write -o {out / (directory.name + '.zip')}")
     if out.resolve().is_relative_to(directory.resolve()):
+        from mscsa_deploy.bundle.integrity import read_manifest
+
+        # What is no bundle is told first.
+        read_manifest(directory / MANIFEST)
         raise UserError(f"'{out}' lies inside the bundle that is packed", hint="write it somewhere else")
     refuse_existing(out, force=force)
     FORMATS.load(kind)(directory, out, force=force)

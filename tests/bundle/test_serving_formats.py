@@ -96,6 +96,12 @@ def test_nothing_for_the_engine_is_told(tiny, tmp_path):
             pack(directory, tmp_path / f"{kind}.zip")
 
 
+def test_triton_readme_says_where_the_package_comes_from(bundle, tmp_path):
+    text = read(triton.pack(bundle.root, tmp_path / "x.zip"), "README.md").decode()
+    assert "pip install '.[onnxruntime,openvino]'  # in a checkout" in text
+    assert "on no package index" in text
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_readme_says_which_file_it_is_and_what_that_requires(tiny, tmp_path, kind):
     from mscsa_deploy.bundle.store import write_bundle

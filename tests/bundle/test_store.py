@@ -10,9 +10,11 @@ import msgspec
 import numpy as np
 import pytest
 
+from mscsa_deploy import __version__
 from mscsa_deploy.bundle.describe import readme, summary
+from mscsa_deploy.bundle.integrity import check_name
 from mscsa_deploy.bundle.manifest import Postprocess, json_schema, json_schema_text
-from mscsa_deploy.bundle.store import read_bundle
+from mscsa_deploy.bundle.store import Bundle, read_bundle
 from mscsa_deploy.errors import UnsupportedError, UserError
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "bundle-manifest.schema.json"
@@ -78,7 +80,9 @@ def test_read_bundle_folder_replaced_by_link_refused(bundle, tmp_path):
 
 def test_read_bundle_newer_version_refused_before_anything_else(bundle):
     edit(bundle, lambda plain: plain.update(schema_version=2, unheard_of=True))
-    with pytest.raises(UserError, match=r"schema version 2.*reads up to 1.*pip install --upgrade"):
+    with pytest.raises(
+        UserError, match=r"schema version 2.*reads up to 1; install a newer mscsa-deploy, from its checkout"
+    ):
         read_bundle(bundle.root)
 
 
@@ -87,7 +91,11 @@ def test_read_bundle_newer_version_refused_before_anything_else(bundle):
     [
         pytest.param(lambda plain: plain.pop("schema_version"), "no schema_version", id="no version"),
         pytest.param(lambda plain: plain.update(schema_version=True), "no schema_version", id="version true"),
-        pytest.param(lambda plain: plain.update(extra=1), "unknown field `extra`", id="unknown key"),
+        pytest.param(
+            lambda plain: plain.update(extra=1),
+            "unknown field `extra`; the keys are in docs/bundle-manifest.schema.json in mscsa-deploy; or install a",
+            id="unknown key",
+        ),
         pytest.param(lambda plain: plain.update(task="det"), "task", id="unknown task"),
         pytest.param(lambda plain: plain["files"].append(plain["files"][0]), "lists a file twice", id="twice"),
         pytest.param(
@@ -119,6 +127,14 @@ def artifact(**changes):
     return change
 
 
+def step(**changes):
+    """Change what follows after the first artefact's network."""
+    return artifact(postprocess=lambda post: {**post, **changes})
+
+
+CLASS_MAP = {"output": "classmap", "upsample": "none", "decide": "none", "stride": 1}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -140,7 +156,7 @@ def artifact(**changes):
             id="decided twice",
         ),
         pytest.param(
-            artifact(postprocess=lambda post: {**post, "output": "classmap", "decide": "none"}),
+            artifact(postprocess=lambda post: {**post, **CLASS_MAP}),
             r"shape \[1, 3, 8, 8\], the task seg wants \(N, H, W\)",
             id="class map of four axes",
         ),
@@ -152,6 +168,51 @@ def artifact(**changes):
         ),
         pytest.param(lambda plain: plain["palette"].__setitem__(0, [0, 256, 0]), "palette is outside 0 to", id="color"),
         pytest.param(lambda plain: plain["palette"].__setitem__(0, [-1, 0, 0]), "palette is outside 0 to", id="dark"),
+        pytest.param(
+            lambda plain: plain["labels"].pop(),
+            "'model.onnx' tells 3 classes apart, but there are 2 labels",
+            id="few labels",
+        ),
+        pytest.param(lambda plain: plain.update(labels=[]), "has no labels, a segmentation bundle", id="no labels"),
+        pytest.param(
+            lambda plain: plain["preprocess"].update(height=32),
+            r"its network takes an input of shape \[1, 3, 64, 64\], its preprocess makes \(N, 3, 32, 64\) of float32",
+            id="height",
+        ),
+        pytest.param(
+            artifact(inputs=lambda inputs: [{**inputs[0], "shape": [1, 3, 64, 32]}]),
+            r"'model.onnx' takes an input of shape \[1, 3, 64, 32\], its preprocess makes \(N, 3, 64, 64\)",
+            id="width of the artefact",
+        ),
+        pytest.param(
+            artifact(inputs=lambda inputs: [{**inputs[0], "dtype": "uint8"}]),
+            r"its preprocess makes \(N, 64, 64, 3\) of uint8",
+            id="pixels",
+        ),
+        pytest.param(step(stride=0), r"Expected `int` >= 1 - at `\$.artifacts\[0\].postprocess.stride`", id="stride 0"),
+        pytest.param(
+            step(stride=4), "answers with 8x8 cells of 4 pixels, which is not its input of 64x64", id="stride 4"
+        ),
+        pytest.param(
+            step(upsample="none"), "the task seg, which upsample = 'bilinear' goes with, not 'none'", id="small"
+        ),
+        pytest.param(step(restore="none"), "which restore = 'nearest' goes with, not 'none'", id="not restored"),
+        pytest.param(
+            step(output="logits-full", upsample="none"), "which stride = 1 goes with, not 8", id="stride at input size"
+        ),
+        pytest.param(
+            step(output="logits-full", upsample="none", stride=1),
+            "answers with 8x8 cells of 1 pixels, which is not its input",
+            id="values at input size",
+        ),
+        pytest.param(
+            lambda plain: [
+                step(**CLASS_MAP)(plain),
+                artifact(outputs=lambda outputs: [{**outputs[0], "dtype": "uint8", "shape": [1, 8, 8]}])(plain),
+            ],
+            "answers with 8x8 cells of 1 pixels, which is not its input",
+            id="small class map",
+        ),
         pytest.param(lambda plain: plain["palette"].pop(), "2 colors in its palette for 3 labels", id="few colors"),
         pytest.param(lambda plain: plain["labels"].append("\ud800"), r"not valid Unicode: '.ud800'", id="surrogate"),
         pytest.param(lambda plain: plain.update(task="\udfff"), "not valid Unicode", id="surrogate in a word"),
@@ -253,6 +314,9 @@ def test_artifacts_for_other_runtime_lists_what_there_is(bundle):
     assert [entry.path for entry in bundle.artifacts_for("openvino")] == ["model.onnx"]
     with pytest.raises(UnsupportedError, match=r"model\.onnx \(fp32, for onnxruntime, openvino\)"):
         bundle.artifacts_for("tensorrt")
+    empty = Bundle(bundle.root, msgspec.structs.replace(bundle.manifest, artifacts=()))
+    with pytest.raises(UnsupportedError, match="it holds: no model file at all"):
+        empty.artifacts_for("onnxruntime")
 
 
 def test_json_schema_is_the_committed_one():
@@ -285,6 +349,16 @@ def test_readme_and_summary_tell_the_essentials(bundle):
     assert told["recommended"]["runtime"] == "onnxruntime"
 
 
+def test_readme_says_where_the_package_comes_from_and_where_the_schema_is(bundle):
+    text = readme(bundle.manifest)
+    assert "pip install '.[onnxruntime]'  # in a checkout" in text
+    assert f"mscsa_deploy-{__version__}-py3-none-any.whl[onnxruntime]" in text
+    assert "on no package index" in text
+    assert "pip install 'mscsa-deploy" not in text
+    # The schema is named as it lies in a checkout.
+    assert f"`{SCHEMA.relative_to(SCHEMA.parents[1])}`" in text
+
+
 def test_readme_explains_every_kind_of_output_and_keeps_boundaries_apart(bundle, tiny):
     (logits,) = bundle.manifest.artifacts
     whole = msgspec.structs.replace(
@@ -312,7 +386,57 @@ def test_readme_explains_every_kind_of_output_and_keeps_boundaries_apart(bundle,
 def test_manifest_fits_its_schema(tiny, tmp_path, task):
     text = (tiny.make_bundle(tmp_path / task, task=task).root / "manifest.json").read_text()
     jsonschema.validate(json.loads(text), json_schema())
-    with pytest.raises(jsonschema.ValidationError, match="0 is less than the minimum of 1"):
-        jsonschema.validate(json.loads(text) | {"schema_version": 0}, json_schema())
     with pytest.raises(jsonschema.ValidationError, match="'logit' is not one of"):
         jsonschema.validate(json.loads(text.replace('"output": "logits"', '"output": "logit"')), json_schema())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(lambda plain: plain.pop("schema_version"), "'schema_version' is a required", id="no version"),
+        pytest.param(lambda plain: plain.update(schema_version=0), "1 was expected", id="version 0"),
+        pytest.param(lambda plain: plain.update(schema_version=2), "1 was expected", id="version 2"),
+        pytest.param(lambda plain: plain.pop("files"), "'files' is a required", id="no files"),
+        pytest.param(lambda plain: plain.pop("palette"), "'palette' is a required", id="no palette"),
+        pytest.param(lambda plain: plain["artifacts"][0].pop("requires"), "'requires' is a required", id="requires"),
+        pytest.param(lambda plain: plain["files"][0].update(sha256="zz"), "'zz' does not match", id="hash"),
+        pytest.param(lambda plain: plain["model"].update(sha256="A" * 64), "does not match", id="hash of weights"),
+        pytest.param(lambda plain: plain["files"][0].update(size_bytes=-1), "less than the minimum of 0", id="size"),
+        pytest.param(lambda plain: plain["palette"][1].__setitem__(2, 300), "than the maximum of 255", id="palette"),
+        pytest.param(lambda plain: plain["preprocess"]["std"].__setitem__(0, 0), "less than or equal", id="std"),
+        pytest.param(lambda plain: plain["preprocess"].update(width=0), "less than the minimum of 1", id="width"),
+        pytest.param(step(stride=0), "less than the minimum of 1", id="stride"),
+        pytest.param(lambda plain: plain["golden"].update(input="/x"), "does not match", id="golden"),
+        pytest.param(lambda plain: plain["recommended"].update(artifact="a//b"), "does not match", id="recommended"),
+        pytest.param(lambda plain: plain.update(model_card="../MODEL_CARD.md"), "does not match", id="model card"),
+    ],
+)
+def test_schema_refuses_what_readers_refuse(bundle, change, message):
+    plain = json.loads((bundle.root / "manifest.json").read_text())
+    jsonschema.validate(plain, json_schema())
+    change(plain)
+    with pytest.raises(jsonschema.ValidationError, match=message):
+        jsonschema.validate(plain, json_schema())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.onnx", "a/b.c/d", ".hidden", "a b", "a..b", "é/ü.xml", "x", "", ".", "..", "a/..", "../x", "/x", "a//b",
+     "a/", "a.", "a./b", " a", "a ", "a/ b", "a\\b", "c:x", "a\nb", "a\x7fb", "a\u2028b", "n" * 1025],
+)  # fmt: skip
+def test_schema_and_reader_judge_names_alike(name):
+    validator = jsonschema.Draft202012Validator(json_schema()["$defs"]["FileEntry"]["properties"]["path"])
+    fits = True
+    try:
+        check_name(name, source="it")
+    except UserError:
+        fits = False
+    assert validator.is_valid(name) == fits
+
+
+def test_schema_explains_every_field_by_itself():
+    for name, definition in json_schema()["$defs"].items():
+        assert "Args:" not in definition["description"]
+        told = [field for field, given in definition["properties"].items() if "description" in given]
+        # These two are the report's, and explained there.
+        assert name in ("Latency", "Metric") or told == list(definition["properties"])

@@ -94,6 +94,7 @@ def test_a_damaged_zip_leaves_nothing(cli, bundle, tmp_path):
         pytest.param(("pack", "bundle", "-o", "folder"), "is a directory, expected a file", id="onto a directory"),
         pytest.param(("pack", "bundle", "-o", "bundle/x.zip"), "inside the bundle", id="into itself"),
         pytest.param(("pack", "folder", "-o", "x.zip"), "no bundle", id="no bundle"),
+        pytest.param(("pack", "folder", "-o", "folder/x.zip"), "'folder' is no bundle", id="into no bundle"),
         pytest.param(("unpack", "nowhere.zip", "-o", "x"), "is not there, expected a bundle zip", id="no zip"),
         pytest.param(("unpack", "folder", "-o", "x"), "is a directory, expected a bundle zip", id="directory"),
         pytest.param(("unpack", "file", "-o", "x"), "not a valid bundle zip", id="no zip file"),
