@@ -2,10 +2,8 @@
 
 #include <algorithm>
 #include <fstream>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <sstream>
-#include <tuple>
 
 #include "sha256.hpp"
 
@@ -32,22 +30,24 @@ int side(const json& from, const char* name) {
     return static_cast<int>(length);
 }
 
-/// The value of `name`, which is `yes` (true) or `no`.
-bool either(const json& from, const char* name, const char* yes, const char* no) {
+/// The value of `name`, which is one of `known`.
+std::string one_of(const json& from, const char* name, const std::vector<std::string>& known) {
     const auto& value = from.at(name);
-    if (value != yes && value != no)
-        throw UserError(std::string("the manifest's ") + name + " is " + value.dump() + "; this program knows " + yes +
-                        " and " + no);
-    return value == yes;
+    std::string all;
+    for (const auto& each : known) {
+        if (value == each) return each;
+        all += (all.empty() ? "" : ", ") + each;
+    }
+    throw UserError(std::string("the manifest's ") + name + " is " + value.dump() + "; this program knows " + all);
 }
 
 Preprocess preprocess_of(const json& from) {
     Preprocess spec;
     spec.height = side(from, "height");
     spec.width = side(from, "width");
-    spec.crop = either(from, "resize", "short_side_crop", "stretch");
+    spec.crop = one_of(from, "resize", {"short_side_crop", "stretch"}) == "short_side_crop";
     spec.short_side = spec.crop ? side(from, "short_side") : 0;
-    spec.bicubic = either(from, "interpolation", "bicubic", "bilinear");
+    spec.bicubic = one_of(from, "interpolation", {"bicubic", "bilinear"}) == "bicubic";
     spec.mean = from.at("mean");
     spec.std = from.at("std");
     const bool three = from.at("mean").size() == spec.mean.size() && from.at("std").size() == spec.std.size();
@@ -56,20 +56,37 @@ Preprocess preprocess_of(const json& from) {
     return spec;
 }
 
-/// Whether the network was fastest on OpenVINO with bfloat16 for what is not integer.
-bool rest_in_bf16(const json& artifact) {
-    bool bf16 = false;
-    double least = std::numeric_limits<double>::infinity();
+/// Whether `metric` lost more than an INT8 file usually may: as `mscsa_deploy/calibration/budget.py`.
+bool lossy(const json& metric, const std::string& precision) {
+    if (precision == "fp32" || metric.is_null() || metric.at("drop").is_null() || metric.at("reference").is_null())
+        return false;
+    static const std::map<std::string, double> usual{{"mIoU", 0.5}, {"top-1", 0.3}, {"argmax agreement", 1.0}};
+    const auto points = usual.find(metric.at("name").get<std::string>());
+    const double value = metric.at("value"), reference = metric.at("reference");
+    const double most = points == usual.end() ? 0.5 : points->second;
+    return !(reference > 0 && reference - value <= most && value >= reference * 0.96);
+}
+
+/// What was measured of the network alone, or of a graph that ends in a class map.
+std::vector<Measured> measured_of(const json& artifact) {
+    const bool whole = artifact.at("postprocess").at("output") == "classmap";
+    std::vector<Measured> all;
     for (const auto& entry : artifact.at("measurements")) {
-        if (entry.at("runtime") != "openvino" || entry.at("status") != "ok") continue;
-        if (entry.at("precision") != artifact.at("precision")) continue;
-        if (entry.at("boundary") != "core" && artifact.at("postprocess").at("output") != "classmap") continue;
-        if (const auto& latency = entry.at("latency_ms"); !latency.is_null() && latency.at("p50") < least) {
-            least = latency.at("p50");
-            bf16 = entry.at("options").value("float_precision", "") == "bf16";
-        }
+        const auto& status = entry.at("status");
+        if ((status != "ok" && status != "built, not run") || (entry.at("boundary") != "core" && !whole)) continue;
+        Measured measured{entry.at("runtime"), entry.at("precision"), entry.at("device"), "fp32", {}, false};
+        measured.rest = entry.at("options").value("float_precision", "fp32");
+        if (const auto& latency = entry.at("latency_ms"); !latency.is_null()) measured.p50_ms = latency.at("p50");
+        measured.lossy = lossy(entry.at("metric"), measured.precision);
+        all.push_back(measured);
     }
-    return bf16;
+    return all;
+}
+
+Postprocess postprocess_of(const json& from) {
+    whole(from, "stride");
+    return {from.at("tensor"), one_of(from, "upsample", {"bilinear", "none"}),
+            one_of(from, "decide", {"argmax", "softmax", "none"}), one_of(from, "restore", {"nearest", "none"})};
 }
 
 Artifact artifact_of(const json& from) {
@@ -86,8 +103,10 @@ Artifact artifact_of(const json& from) {
     artifact.runtimes = from.at("runtimes").get<std::vector<std::string>>();
     artifact.requirements = from.at("requires").get<std::vector<std::string>>();
     artifact.output = post.at("output");
-    artifact.bf16 = rest_in_bf16(from);
-    artifact.postprocess = {post.at("tensor"), post.at("upsample"), post.at("decide"), post.at("restore")};
+    artifact.recipe = from.at("recipe");
+    artifact.profile = from.at("profile");
+    artifact.measured = measured_of(from);
+    artifact.postprocess = postprocess_of(post);
     return artifact;
 }
 
@@ -122,27 +141,11 @@ Bundle bundle_of(const json& from) {
     for (const auto& entry : from.at("files"))
         bundle.files[entry.at("path")] = {entry.at("sha256"), entry.at("size_bytes")};
     if (!from.at("golden").is_null()) bundle.golden = golden_of(from.at("golden"));
-    if (const auto& choice = from.at("recommended"); !choice.is_null()) {
-        bundle.recommended_artifact = choice.at("artifact");
-        bundle.recommended_runtime = choice.at("runtime");
-        if (bundle.recommended_runtime == "openvino" && choice.at("precision") == "bf16")
-            for (auto& entry : bundle.artifacts) entry.bf16 = entry.bf16 || entry.path == bundle.recommended_artifact;
-    }
+    if (const auto& choice = from.at("recommended"); !choice.is_null())
+        bundle.recommended = {choice.at("artifact"), choice.at("runtime"), choice.at("precision")};
+    if (const auto& machine = from.at("environment"); machine.contains("arch") && machine["arch"].is_string())
+        bundle.architecture = machine["arch"];
     return bundle;
-}
-
-/// The runtimes read as many values as the shape says, and the preprocessing makes as many as its size says.
-void check_input(const Artifact& artifact, const Preprocess& spec) {
-    if (artifact.input_shape == std::vector<std::int64_t>{1, 3, spec.height, spec.width}) return;
-    std::string shape;
-    for (const auto axis : artifact.input_shape) shape += (shape.empty() ? "" : "x") + std::to_string(axis);
-    throw UserError("the manifest contradicts itself: '" + artifact.path + "' takes an input of " +
-                    (shape.empty() ? "no size" : shape) + ", the preprocessing makes 1x3x" +
-                    std::to_string(spec.height) + "x" + std::to_string(spec.width));
-}
-
-bool holds(const std::vector<std::string>& all, const std::string& one) {
-    return std::find(all.begin(), all.end(), one) != all.end();
 }
 
 }  // namespace
@@ -158,12 +161,16 @@ std::string read_file(const std::filesystem::path& path) {
 Bundle read_bundle(const std::filesystem::path& root) {
     const auto path = root / "manifest.json";
     if (!std::filesystem::is_regular_file(path))
-        throw UserError("'" + root.string() + "' is no bundle directory: it has no manifest.json");
+        throw UserError("'" + root.string() + "' is " +
+                        (std::filesystem::is_regular_file(root)
+                             ? "a file; a packed bundle is taken apart with: mscsa-deploy unpack FILE.zip -o DIRECTORY"
+                             : "no bundle directory: it has no manifest.json"));
     try {
         const auto manifest = json::parse(read_file(path));
         if (const auto found = whole(manifest, "schema_version"); found > version)
             throw UserError("'" + path.string() + "' has schema version " + std::to_string(found) +
-                            ", this program reads up to " + std::to_string(version));
+                            ", this program reads up to " + std::to_string(version) +
+                            "; update this program");
         auto bundle = bundle_of(manifest);
         bundle.root = root;
         return bundle;
@@ -179,27 +186,4 @@ std::string Bundle::read(const std::string& path) const {
     if (content.size() != listed->second.size_bytes || sha256(content) != listed->second.sha256)
         throw UserError("'" + path + "' is not the file its manifest describes (sha256 differs); fetch the bundle again");
     return content;
-}
-
-const Artifact& Bundle::choose(const std::string& runtime, const std::vector<std::string>& kinds,
-                               const std::string& path) const {
-    const std::vector<std::string> order{"fp32", "fp16", "int8"};
-    const Artifact* best = nullptr;
-    auto best_rank = std::make_tuple(true, true, order.end());
-    std::string held;
-    for (const auto& entry : artifacts) {
-        held += (held.empty() ? "" : "; ") + entry.path + " (" + entry.precision + ", " + entry.kind + ")";
-        if (!holds(kinds, entry.kind) || entry.dtype != "float32") continue;
-        if (path.empty() ? !holds(entry.runtimes, runtime) : entry.path != path) continue;
-        const bool other = recommended_runtime != runtime || recommended_artifact != entry.path;
-        // This program upsamples and decides by itself, faster than a graph that ends in a class map.
-        const auto rank = std::make_tuple(other, entry.output == "classmap",
-                                          std::find(order.begin(), order.end(), entry.precision));
-        if (best == nullptr || rank < best_rank) std::tie(best, best_rank) = std::make_tuple(&entry, rank);
-    }
-    if (best == nullptr)
-        throw UserError((path.empty() ? "the bundle holds nothing for " + runtime : "'" + path + "' cannot run here") +
-                        "; it holds: " + held);
-    check_input(*best, preprocess);
-    return *best;
 }

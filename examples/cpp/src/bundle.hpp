@@ -28,13 +28,26 @@ struct Postprocess {
     std::string tensor, upsample, decide, restore;
 };
 
+/// What an artefact did on one runtime where the bundle was made.
+struct Measured {
+    std::string runtime, precision, device;
+    std::string rest;  ///< What the float remainder of an INT8 file ran in.
+    std::optional<double> p50_ms;
+    bool lossy{};  ///< It lost more of the task's metric than INT8 usually may.
+};
+
 struct Artifact {
-    std::string path, kind, precision, output, input, dtype;
+    std::string path, kind, precision, output, input, dtype, recipe, profile;
     std::vector<std::string> files;  ///< What lies beside `path` and is loaded with it (OpenVINO's weights).
     std::vector<std::string> runtimes, requirements;
     std::vector<std::int64_t> input_shape;
+    std::vector<Measured> measured;
     Postprocess postprocess;
-    bool bf16{};  ///< Fastest, or recommended, with bfloat16 for what is not integer; OpenVINO has to be asked for it.
+};
+
+/// What to run on a device like the one that the bundle was made on; empty where nothing passed.
+struct Recommended {
+    std::string artifact, runtime, precision;
 };
 
 struct Tolerance {
@@ -54,7 +67,9 @@ struct File {
 
 struct Bundle {
     std::filesystem::path root;
-    std::string model, task, recommended_artifact, recommended_runtime;
+    std::string model, task;
+    std::string architecture;  ///< Of the processor that it was measured and verified on.
+    Recommended recommended;
     std::vector<std::string> labels;
     std::vector<std::array<std::uint8_t, 3>> palette;
     Preprocess preprocess;
@@ -64,11 +79,6 @@ struct Bundle {
 
     /// The content of a file of the bundle, its size and SHA-256 checked.
     std::string read(const std::string& path) const;
-
-    /// The artefact at `path`; if that is empty, the recommended one of `runtime`, or else its most precise one.
-    /// `kinds` are the formats that the program loads.
-    const Artifact& choose(const std::string& runtime, const std::vector<std::string>& kinds,
-                           const std::string& path) const;
 };
 
 /// The bundle directory `root`.

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <charconv>
 #include <chrono>
+#include <cctype>
 #include <cmath>
 #include <cstdio>
 #include <iostream>
@@ -9,6 +10,8 @@
 
 #include "answer.hpp"
 #include "bundle.hpp"
+#include "choice.hpp"
+#include "jpeg.hpp"
 #include "network.hpp"
 #include "npy.hpp"
 #include "picture.hpp"
@@ -18,7 +21,7 @@ namespace {
 const char* const usage =
     "usage: segment-RUNTIME BUNDLE PICTURE [--classes MAP.npy] [--overlay PICTURE.png] [options]\n"
     "       segment-RUNTIME BUNDLE --check [options]\n"
-    "options: --artifact PATH (as the manifest names it)  --threads N  --library LIBRARY.so\n"
+    "options: --artifact PATH (as the manifest names it)  --threads N (1)  --library LIBRARY.so\n"
     "Exit status: 0 good, 2 something you can put right, 4 the runtime failed, 5 the check failed.\n";
 
 constexpr int most_threads = 1024;
@@ -37,6 +40,14 @@ int threads_of(const std::string& text) {
         throw UserError("--threads takes a whole number from 1 to " + std::to_string(most_threads) + ", not '" + text +
                         "'");
     return threads;
+}
+
+/// A file with another ending than its content is told to have would mislead whoever opens it.
+void check_ending(const std::string& option, const std::string& path, const std::string& ending) {
+    auto last = path.size() < ending.size() ? "" : path.substr(path.size() - ending.size());
+    std::transform(last.begin(), last.end(), last.begin(), [](unsigned char letter) { return std::tolower(letter); });
+    if (!path.empty() && last != ending)
+        throw UserError(option + " writes a " + ending.substr(1) + " file; '" + path + "' has to end in " + ending);
 }
 
 Options parse(int count, char** words) {
@@ -62,6 +73,10 @@ Options parse(int count, char** words) {
     if (places.size() != (options.check ? 1U : 2U)) throw UserError(usage);
     options.bundle = places[0];
     if (!options.check) options.picture = places[1];
+    if (options.check && !(options.classes + options.overlay).empty())
+        throw UserError("--check writes no files; leave out --classes and --overlay");
+    check_ending("--classes", options.classes, ".npy");
+    check_ending("--overlay", options.overlay, ".png");
     return options;
 }
 
@@ -106,12 +121,13 @@ double percent_equal(const std::vector<std::uint16_t>& ours, const std::vector<V
     return 100.0 * static_cast<double>(equal) / static_cast<double>(ours.size());
 }
 
-std::string told(const Network& network) { return std::string(runtime_name) + (network.bf16() ? " in bf16" : ""); }
+std::string told(const Choice& choice) { return std::string(runtime_name) + (choice.bf16 ? " in bf16" : ""); }
 
-int check(const Bundle& bundle, const Artifact& artifact, Network& network) {
+int check(const Bundle& bundle, const Choice& choice, Network& network) {
+    const auto& artifact = *choice.artifact;
     if (!bundle.golden) throw UserError("the bundle has no golden pair");
     const auto& golden = *bundle.golden;
-    const std::string precision = artifact.precision == "fp32" && network.bf16() ? "bf16" : artifact.precision;
+    const std::string precision = artifact.precision == "fp32" && choice.bf16 ? "bf16" : artifact.precision;
     const auto limits = golden.tolerance.find(precision);
     if (limits == golden.tolerance.end()) throw UserError("the golden pair has no tolerance for " + precision);
     auto input = parse_npy<float>(bundle.read(golden.input), "<f4");
@@ -143,8 +159,10 @@ int check(const Bundle& bundle, const Artifact& artifact, Network& network) {
     const auto& limit = limits->second;
     const bool passed = steps <= 1 && agreement >= limit.argmax_agreement &&
                         over_range <= limit.max_abs_over_range.value_or(std::numeric_limits<double>::infinity());
-    std::printf("%s: %s on %s: input differs by %g of 255, output by %.2e of its range, %.4f %% of the decisions equal\n",
-                passed ? "passed" : "failed", artifact.path.c_str(), told(network).c_str(), steps, over_range, agreement);
+    std::printf("%s: %s on %s: input differs by %g of 255, ", passed ? "passed" : "failed", artifact.path.c_str(),
+                told(choice).c_str(), steps);
+    if (valued) std::printf("output by %.2e of its range, ", over_range);
+    std::printf("%.4f %% of the decisions equal\n", agreement);
     return passed ? 0 : 5;
 }
 
@@ -161,8 +179,12 @@ Picture overlay_of(const Picture& picture, const ClassMap& classes, const Bundle
     return mixed;
 }
 
-int predict(const Bundle& bundle, const Artifact& artifact, Network& network, const Options& options) {
-    const auto picture = decode(read_file(options.picture), options.picture);
+int predict(const Bundle& bundle, const Choice& choice, Network& network, const Options& options) {
+    const auto& artifact = *choice.artifact;
+    const auto content = read_file(options.picture);
+    const auto picture = decode(content, options.picture);
+    if (is_jpeg(content) && !jpeg_as_python)
+        std::cerr << "note: '" << options.picture << "' was decoded by " << jpeg_decoder << "\n";
     const auto begin = std::chrono::steady_clock::now();
     auto input = to_input(picture, bundle.preprocess);
     const auto output = network.run(input);
@@ -181,7 +203,7 @@ int predict(const Bundle& bundle, const Artifact& artifact, Network& network, co
         if (1000 * counts[id] >= classes.data.size())
             std::printf("%6.2f %%  %s\n", 100.0 * double(counts[id]) / double(classes.data.size()),
                         bundle.labels[id].c_str());
-    std::printf("%s on %s, %.1f ms\n", artifact.path.c_str(), told(network).c_str(), spent.count());
+    std::printf("%s on %s, %.1f ms\n", artifact.path.c_str(), told(choice).c_str(), spent.count());
     if (!options.classes.empty()) write_npy(options.classes, classes.data, classes.height, classes.width);
     if (!options.overlay.empty()) write_png(options.overlay, overlay_of(picture, classes, bundle));
     return 0;
@@ -193,15 +215,16 @@ int main(int count, char** words) {
     try {
         const auto options = parse(count, words);
         if (options.help) {
-            std::cout << usage;
+            std::cout << usage << "JPEG is decoded by " << jpeg_decoder << ".\n";
             return 0;
         }
         const auto bundle = read_bundle(options.bundle);
-        const auto& artifact = bundle.choose(runtime_name, loadable_kinds, options.artifact);
-        if (!artifact.requirements.empty())
-            std::cerr << "note: '" << artifact.path << "' is slow or inexact without " << artifact.requirements[0] << "\n";
-        const auto network = open_network(bundle, artifact, options.threads, options.library);
-        return options.check ? check(bundle, artifact, *network) : predict(bundle, artifact, *network, options);
+        if (bundle.task == "cls" && !(options.classes + options.overlay).empty())
+            throw UserError("the bundle classifies: there is no class map for --classes and --overlay");
+        const auto choice = choose(bundle, {runtime_name, loadable_kinds, executable_precisions()}, options.artifact);
+        for (const auto& doubt : doubts(bundle, *choice.artifact)) std::cerr << "note: " << doubt << "\n";
+        const auto network = open_network(bundle, choice, options.threads, options.library);
+        return options.check ? check(bundle, choice, *network) : predict(bundle, choice, *network, options);
     } catch (const UserError& error) {
         std::cerr << "error: " << error.what() << "\n";
         return 2;

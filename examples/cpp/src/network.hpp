@@ -7,13 +7,12 @@
 
 #include "answer.hpp"
 #include "bundle.hpp"
+#include "choice.hpp"
 
 struct Network {
     virtual ~Network() = default;
     /// The output named in the artefact's `postprocess`, for an input of the artefact's shape.
     virtual Output run(std::vector<float>& input) = 0;
-    /// Whether bfloat16 computes what is not integer.
-    virtual bool bf16() const { return false; }
 };
 
 /// Name of the runtime in manifests.
@@ -22,6 +21,9 @@ extern const char* const runtime_name;
 /// Formats that the runtime loads, as manifests call them.
 extern const std::vector<std::string> loadable_kinds;
 
+/// What the runtime computes in on this processor, as manifests call it.
+std::vector<std::string> executable_precisions();
+
 /// `library` is the path of the runtime's shared library; empty to search the usual places.
-std::unique_ptr<Network> open_network(const Bundle& bundle, const Artifact& artifact, int threads,
+std::unique_ptr<Network> open_network(const Bundle& bundle, const Choice& choice, int threads,
                                       const std::string& library);

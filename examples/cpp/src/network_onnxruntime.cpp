@@ -5,6 +5,7 @@
 #include <onnxruntime_cxx_api.h>
 
 #include "network.hpp"
+#include "processor.hpp"
 
 const char* const runtime_name = "onnxruntime";
 const std::vector<std::string> loadable_kinds{"onnx"};
@@ -76,8 +77,15 @@ private:
 
 }  // namespace
 
-std::unique_ptr<Network> open_network(const Bundle& bundle, const Artifact& artifact, int threads,
+std::vector<std::string> executable_precisions() {
+    std::vector<std::string> all{"fp32", "int8"};
+    // Elsewhere it has no kernels for fp16.
+    if (architecture() == "aarch64" && lists_extensions() && lacking({"fphp"}).empty()) all.push_back("fp16");
+    return all;
+}
+
+std::unique_ptr<Network> open_network(const Bundle& bundle, const Choice& choice, int threads,
                                       const std::string& library) {
     load_library(library);
-    return std::make_unique<OnnxRuntime>(bundle.read(artifact.path), artifact, threads);
+    return std::make_unique<OnnxRuntime>(bundle.read(choice.artifact->path), *choice.artifact, threads);
 }

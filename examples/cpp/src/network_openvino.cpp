@@ -17,14 +17,17 @@ Output output_of(const ov::Tensor& answer) {
     return {{shape.begin(), shape.end()}, std::vector<float>(data, data + answer.get_size())};
 }
 
+ov::Core& core() {
+    static ov::Core one;
+    return one;
+}
+
 class OpenVino final : public Network {
 public:
-    OpenVino(const std::string& path, const Artifact& artifact, int threads) : artifact_(artifact) {
-        const auto can = core_.get_property("CPU", ov::device::capabilities);
-        bf16_ = artifact.bf16 && std::find(can.begin(), can.end(), ov::device::capability::BF16) != can.end();
+    OpenVino(const std::string& path, const Choice& choice, int threads) : artifact_(*choice.artifact) {
         // Always asked for: where the processor has bf16, OpenVINO would otherwise take that by itself.
-        const auto precision = bf16_ ? ov::element::bf16 : ov::element::f32;
-        auto compiled = core_.compile_model(path, "CPU", ov::inference_num_threads(threads),
+        const auto precision = choice.bf16 ? ov::element::bf16 : ov::element::f32;
+        auto compiled = core().compile_model(path, "CPU", ov::inference_num_threads(threads),
                                             ov::hint::inference_precision(precision),
                                             ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY));
         request_ = compiled.create_infer_request();
@@ -42,22 +45,30 @@ public:
         throw UserError("'" + artifact_.path + "' answers neither in float32 nor in class numbers");
     }
 
-    bool bf16() const override { return bf16_; }
-
 private:
     Artifact artifact_;
-    ov::Core core_;
     ov::InferRequest request_;
-    bool bf16_{};
 };
 
 }  // namespace
 
-std::unique_ptr<Network> open_network(const Bundle& bundle, const Artifact& artifact, int threads,
+std::vector<std::string> executable_precisions() {
+    const std::pair<std::string, std::string> names[] = {{ov::device::capability::BF16, "bf16"},
+                                                         {ov::device::capability::FP16, "fp16"},
+                                                         {ov::device::capability::FP32, "fp32"},
+                                                         {ov::device::capability::INT8, "int8"}};
+    const auto can = core().get_property("CPU", ov::device::capabilities);
+    std::vector<std::string> all;
+    for (const auto& [theirs, ours] : names)
+        if (std::find(can.begin(), can.end(), theirs) != can.end()) all.push_back(ours);
+    return all;
+}
+
+std::unique_ptr<Network> open_network(const Bundle& bundle, const Choice& choice, int threads,
                                       const std::string& library) {
     if (!library.empty()) throw UserError("--library is for segment-onnxruntime; OpenVINO is linked");
     // Only to check the hashes; OpenVINO reads the file, and its weights, itself.
-    bundle.read(artifact.path);
-    for (const auto& file : artifact.files) bundle.read(file);
-    return std::make_unique<OpenVino>((bundle.root / artifact.path).string(), artifact, threads);
+    bundle.read(choice.artifact->path);
+    for (const auto& file : choice.artifact->files) bundle.read(file);
+    return std::make_unique<OpenVino>((bundle.root / choice.artifact->path).string(), choice, threads);
 }

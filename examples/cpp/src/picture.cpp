@@ -4,8 +4,13 @@
 #include <cmath>
 #include <memory>
 
+#include "jpeg.hpp"
+#include "orientation.hpp"
+
 #define STB_IMAGE_IMPLEMENTATION
+#ifndef MSCSA_LIBJPEG
 #define STBI_ONLY_JPEG
+#endif
 #define STBI_ONLY_PNG
 #define STBI_ONLY_BMP
 #include <stb/stb_image.h>
@@ -15,7 +20,7 @@
 namespace {
 
 constexpr int fixed_bits = 22;
-constexpr std::int64_t most_pixels = 80'000'000;
+constexpr std::int64_t most_pixels = 80'000'000, longest_side = 65'535;
 
 struct Taps {
     std::vector<int> first;
@@ -73,34 +78,6 @@ void filter(const std::vector<std::uint8_t>& from, std::vector<std::uint8_t>& to
     }
 }
 
-/// The orientation 1..8 in a JPEG's EXIF block; 1 (upright) if there is none.
-int orientation(const std::string& file) {
-    const auto byte = [&](std::size_t at) { return at < file.size() ? static_cast<unsigned char>(file[at]) : 0U; };
-    if (byte(0) != 0xff || byte(1) != 0xd8) return 1;
-    for (std::size_t at = 2; byte(at) == 0xff && byte(at + 1) != 0xda;) {
-        const std::size_t length = byte(at + 2) << 8 | byte(at + 3);
-        if (byte(at + 1) == 0xe1 && file.compare(at + 4, 4, "Exif") == 0) {
-            const std::size_t base = at + 10;
-            const bool little = byte(base) == 'I';
-            const auto number = [&](std::size_t place, int size) {
-                std::size_t value = 0;
-                for (int i = 0; i < size; ++i) value = value << 8 | byte(place + (little ? size - 1 - i : i));
-                return value;
-            };
-            const auto table = base + number(base + 4, 4);
-            for (std::size_t entry = 0; entry < number(table, 2); ++entry) {
-                const auto place = table + 2 + 12 * entry;
-                if (number(place, 2) != 0x0112) continue;
-                const auto found = number(place + 8, 2);
-                return found >= 1 && found <= 8 ? static_cast<int>(found) : 1;
-            }
-            return 1;
-        }
-        at += 2 + length;
-    }
-    return 1;
-}
-
 Picture upright(const Picture& picture, int turn) {
     if (turn == 1) return picture;
     const bool swapped = turn >= 5;
@@ -123,14 +100,25 @@ int round_half_even(double value) { return static_cast<int>(std::nearbyint(value
 
 }  // namespace
 
+void check_size(std::int64_t width, std::int64_t height, const std::string& name) {
+    const auto size = "'" + name + "' has " + std::to_string(width) + "x" + std::to_string(height) +
+                      " pixels, expected at most ";
+    if (std::max(width, height) > longest_side)
+        throw UserError(size + std::to_string(longest_side) + " on a side; crop or shrink it first");
+    if (width * height > most_pixels)
+        throw UserError(size + std::to_string(most_pixels / 1'000'000) + " million; shrink it first");
+}
+
+bool is_jpeg(const std::string& content) { return content.compare(0, 3, "\xff\xd8\xff") == 0; }
+
 Picture decode(const std::string& content, const std::string& name) {
+    if (auto picture = decode_jpeg(content, name)) return upright(*picture, orientation(content));
     const auto* bytes = reinterpret_cast<const stbi_uc*>(content.data());
     const int length = static_cast<int>(content.size());
     int width = 0, height = 0, channels = 0;
     if (!stbi_info_from_memory(bytes, length, &width, &height, &channels))
         throw UserError("'" + name + "' is not a readable picture; use a whole JPEG, PNG or BMP file");
-    if (static_cast<std::int64_t>(width) * height > most_pixels)
-        throw UserError("'" + name + "' has more than 80 million pixels; shrink it first");
+    check_size(width, height, name);
     const std::unique_ptr<stbi_uc, void (*)(void*)> rgba(
         stbi_load_from_memory(bytes, length, &width, &height, &channels, 4), stbi_image_free);
     if (!rgba) throw UserError("'" + name + "' is not a readable picture: " + stbi_failure_reason());

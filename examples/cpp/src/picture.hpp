@@ -13,6 +13,12 @@ struct Picture {
     std::vector<std::uint8_t> data;
 };
 
+/// Throws `UserError` for a picture that is too large to decode; only its header has been read.
+void check_size(std::int64_t width, std::int64_t height, const std::string& name);
+
+/// Whether a file's content begins as a JPEG does.
+bool is_jpeg(const std::string& content);
+
 /// A JPEG, PNG or BMP file, upright, over white where it is transparent. `name` is for messages.
 Picture decode(const std::string& content, const std::string& name);
 
