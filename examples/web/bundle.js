@@ -3,6 +3,18 @@
 const VERSION = 1;
 const CACHE = "bundles";
 const ATTEMPTS = 4;
+// What may follow on each output, by task, as `Postprocess.of` of the Python package says it.
+const ANSWERS = {
+  seg: {
+    logits: { upsample: "bilinear", decide: "argmax", restore: "nearest" },
+    "logits-full": { upsample: "none", decide: "argmax", restore: "nearest" },
+    classmap: { upsample: "none", decide: "none", restore: "nearest" },
+  },
+  cls: {
+    logits: { upsample: "none", decide: "softmax", restore: "none" },
+    probs: { upsample: "none", decide: "none", restore: "none" },
+  },
+};
 
 /** Something the person in front of the page should read; everything else is a bug. */
 export class PageError extends Error {}
@@ -16,10 +28,10 @@ export async function openBundle(base) {
   if (!globalThis.crypto?.subtle) {
     throw new PageError("This page needs a secure address: open it over https:// or on http://localhost.");
   }
-  const root = new URL(base.endsWith("/") ? base : `${base}/`, globalThis.location.href);
+  const root = rootOf(base);
   const url = (path) => new URL(path.split("/").map(encodeURIComponent).join("/"), root).href;
   const response = await freshOrKept(url("manifest.json"));
-  if (!response) throw new PageError(`No answer for ${url("manifest.json")}: is the server running?`);
+  if (!response) throw new PageError(`No answer for ${url("manifest.json")}: ${reasonFor(url("manifest.json"))}.`);
   if (!response.ok) {
     throw new PageError(`There is no bundle at ${root.href} (manifest.json: HTTP ${response.status}).`);
   }
@@ -107,6 +119,23 @@ export function parseNpy(buffer) {
   return { shape, data: new type(buffer.slice(10 + length)) };
 }
 
+function rootOf(base) {
+  try {
+    const root = new URL(base.endsWith("/") ? base : `${base}/`, globalThis.location.href);
+    if (root.protocol.startsWith("http")) return root;
+  } catch {
+    // Said below, as of an address that names no place on the web.
+  }
+  throw new PageError(`'${base}' is not the address of a bundle: a folder of this site, or https:// and a host.`);
+}
+
+/** Why nothing came from an address: a browser keeps the reason from the page, so all that it can be. */
+function reasonFor(address) {
+  const elsewhere = new URL(address).origin !== globalThis.location.origin;
+  const refused = ", or it does not let other sites read it (it has to send Access-Control-Allow-Origin)";
+  return `it was not loaded before, and there is no network now, or its server does not run${elsewhere ? refused : ""}`;
+}
+
 /** What the rest of the page would stumble over in a manifest, in words; empty if there is nothing. */
 function problemIn({ model, task, labels, palette, preprocess, artifacts, files, golden }) {
   if (typeof model?.name !== "string") return "it does not name its model";
@@ -131,6 +160,8 @@ function problemIn({ model, task, labels, palette, preprocess, artifacts, files,
     }
     const answer = outputs.find((output) => output.name === postprocess.tensor);
     if (!answer) return `'${path}' has no output '${postprocess.tensor}'`;
+    const contradiction = contradictionIn(postprocess, task, answer.shape, { height, width });
+    if (contradiction) return `'${path}' ${contradiction}`;
     const classes = postprocess.decide === "argmax" || task === "cls" ? answer.shape[1] : -1;
     if (classes !== -1 && classes !== labels.length) {
       return `'${path}' knows ${classes} classes, but there are ${labels.length} labels`;
@@ -138,6 +169,28 @@ function problemIn({ model, task, labels, palette, preprocess, artifacts, files,
   }
   if (golden && ![golden.picture, golden.input, golden.output].every(isText)) return "its golden pair is not whole";
   return "";
+}
+
+/**
+ * What of a `postprocess` does not go with its task, its output's shape or the input's size; empty if all does. Keys
+ * that are left out have the schema's defaults.
+ */
+function contradictionIn({ output, stride = 1, upsample = "none", restore = "none", decide }, task, shape, input) {
+  const given = { upsample, decide, restore };
+  const due = Object.hasOwn(ANSWERS[task], output) ? ANSWERS[task][output] : null;
+  if (!due) return `answers with '${output}', which the task ${task} has not`;
+  const wrong = Object.keys(due).find((name) => given[name] !== due[name]);
+  if (wrong) {
+    const wanted = `${wrong} = '${due[wrong]}'`;
+    return `answers with ${output} for the task ${task}, which ${wanted} goes with, not '${given[wrong]}'`;
+  }
+  if (!Number.isInteger(stride) || stride < 1) return `has a stride of ${stride}, which is no whole number from 1 on`;
+  if (task === "cls") return "";
+  const [rows, columns] = shape.slice(-2);
+  const fits = (cells, side) => cells === -1 || cells * stride === side;
+  if (fits(rows, input.height) && fits(columns, input.width)) return "";
+  const cells = `${rows}x${columns} cells of ${stride} pixels`;
+  return `answers with ${cells}, which is not its input of ${input.height}x${input.width}`;
 }
 
 function isText(value) {
@@ -185,7 +238,7 @@ async function keep(store, key, response) {
 
 async function download(address, entry, progress) {
   const chunks = [];
-  let [done, tag, problem] = [0, null, ""];
+  let [done, tag, problem] = [0, null, "it is cut short"];
   for (let attempt = 0; attempt < ATTEMPTS && (attempt === 0 || done < entry.size_bytes); attempt += 1) {
     const headers = done > 0 && tag ? { Range: `bytes=${done}-`, "If-Range": tag } : {};
     try {
@@ -200,10 +253,10 @@ async function download(address, entry, progress) {
       }
     } catch (error) {
       if (error instanceof PageError) throw error;
-      problem = error.message;
+      problem = done > 0 ? error.message : reasonFor(address);
     }
   }
-  if (done < entry.size_bytes) throw new PageError(`'${entry.path}' could not be fetched: ${problem || "it is cut short"}.`);
+  if (done < entry.size_bytes) throw new PageError(`'${entry.path}' could not be fetched: ${problem}.`);
   return new Blob(chunks).arrayBuffer();
 }
 

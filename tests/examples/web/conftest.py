@@ -9,6 +9,9 @@ import subprocess
 import threading
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from PIL import Image
 
@@ -118,6 +121,54 @@ def gpu_page(browser):
     page.show = lambda address: show(page, address)
     yield page
     running.close()
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory):
+    """A bundle that classifies: a small network with random weights, a crop, and its golden pair."""
+    from mscsa_deploy.bundle.golden import GoldenTolerance, write_golden
+    from mscsa_deploy.bundle.manifest import ArtifactEntry, BundleModel, Manifest, Postprocess, Tensor
+    from mscsa_deploy.bundle.store import write_bundle
+    from mscsa_deploy.imaging.decode import decode
+    from mscsa_deploy.imaging.preprocess import Preprocess, preprocess
+
+    place = tmp_path_factory.mktemp("classifier") / "bundle"
+    place.mkdir()
+    network = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 18]> g (float[1,3,48,64] image) => (float[1,7] logits) {'
+        " found = Conv<strides=[8,8]>(image, weight) some = Relu(found) mean = GlobalAveragePool(some)"
+        " logits = Flatten(mean) }"
+    )
+    weight = np.random.default_rng(11).standard_normal((7, 3, 8, 8)).astype(np.float32) / 3
+    network.graph.initializer.append(onnx.numpy_helper.from_array(weight, "weight"))
+    onnx.save(network, place / "model.onnx")
+    picture = (EXAMPLES / "images" / "river.jpg").read_bytes()
+    spec = Preprocess(height=48, width=64, resize="short_side_crop", short_side=70, interpolation="bicubic")
+    tensor = preprocess(decode(picture), spec)
+    [output] = onnxruntime.InferenceSession(place / "model.onnx").run(None, {"image": tensor})
+    entry = ArtifactEntry(
+        path="model.onnx",
+        kind="onnx",
+        precision="fp32",
+        runtimes=("onnxruntime",),
+        inputs=(Tensor(name="image", dtype="float32", shape=tensor.shape),),
+        outputs=(Tensor(name="logits", dtype="float32", shape=output.shape),),
+        postprocess=Postprocess.of("cls", "logits", tensor="logits"),
+    )
+    near = GoldenTolerance(max_abs_over_range=1e-4, argmax_agreement=100.0, why="sums in another order")
+    manifest = Manifest(
+        model=BundleModel(name="small", random_weights=True),
+        task="cls",
+        labels=tuple(f"thing {number}" for number in range(7)),
+        input=entry.inputs[0],
+        preprocess=spec,
+        artifacts=(entry,),
+        golden=write_golden(
+            place, picture=picture, suffix=".jpg", tensor=tensor, output=output, tolerance={"fp32": near}
+        ),
+    )
+    write_bundle(place, manifest)
+    return place
 
 
 @pytest.fixture(scope="session")

@@ -110,8 +110,54 @@ def test_changed_model_is_refused(page, serve, bundle, manifest, tmp_path):
 
 def test_missing_bundle_is_explained(page, serve, bundle):
     page.allowed = "404"
-    page.show(f"{serve(bundle)}?bundle=elsewhere")
+    address = serve(bundle)
+    page.show(f"{address}?bundle=elsewhere")
     assert "There is no bundle at" in page.problem()
+    for elsewhere in ("http://[", "data:text/plain,x"):
+        page.show(f"{address}?bundle={elsewhere}")
+        assert page.problem().startswith(f"'{elsewhere}' is not the address of a bundle")
+
+
+def test_bundle_of_a_host_that_does_not_let_other_sites_read_is_explained(page, serve, bundle):
+    page.allowed = "Access-Control-Allow-Origin|ERR_FAILED"
+    page.show(f"{serve(bundle)}?bundle={serve(bundle)}bundle/")
+    assert "or it does not let other sites read it (it has to send Access-Control-Allow-Origin)." in page.problem()
+
+
+def test_steps_after_the_network_that_contradict_each_other_are_explained(page, serve, bundle, manifest, classifier):
+    """Else a stride of 0 or an unknown step would give an answer of another kind, or a wrong one, in silence."""
+    step = ("artifacts", 0, "postprocess")
+    logits = "answers with logits for the task seg, which"
+    other = json.loads((classifier / "manifest.json").read_text())
+    cases = [
+        (changed(manifest, *step, "stride", value=0), "has a stride of 0, which is no whole number from 1 on"),
+        (changed(manifest, *step, "stride", value="8"), "has a stride of 8, which is no whole number from 1 on"),
+        (changed(manifest, *step, "stride", value=4), "answers with 64x64 cells of 4 pixels, which is not its input"),
+        (changed(manifest, *step, "upsample", value="cubic"), f"{logits} upsample = 'bilinear' goes with, not 'cubic'"),
+        (changed(manifest, *step, "upsample", value="none"), f"{logits} upsample = 'bilinear' goes with, not 'none'"),
+        (changed(manifest, *step, "restore", value="none"), f"{logits} restore = 'nearest' goes with, not 'none'"),
+        (changed(manifest, *step, "restore", value="x"), f"{logits} restore = 'nearest' goes with, not 'x'"),
+        (changed(manifest, *step, "decide", value="softmax"), f"{logits} decide = 'argmax' goes with, not 'softmax'"),
+        (changed(manifest, *step, "output", value="probs"), "answers with 'probs', which the task seg has not"),
+        (changed(manifest, *step, "output", value="toString"), "answers with 'toString', which the task seg has not"),
+        (changed(other, *step, "restore", value="nearest"), "restore = 'none' goes with, not 'nearest'"),
+        (changed(other, *step, "output", value="classmap"), "answers with 'classmap', which the task cls has not"),
+        (manifest, ""),
+        (other, ""),
+    ]
+    page.show_nothing(serve(bundle))
+    script = """async (manifests) => {
+      const { openBundle } = await import('/bundle.js');
+      const found = [];
+      for (const manifest of manifests) {
+        globalThis.fetch = async () => new Response(JSON.stringify(manifest));
+        found.push(await openBundle('/bundle/').then(() => '', (error) => error.message));
+      }
+      return found;
+    }"""
+    for said, (_, message) in zip(page.evaluate(script, [bad for bad, _ in cases]), cases, strict=True):
+        assert bool(said) == bool(message), said
+        assert message in said
 
 
 def test_broken_download_goes_on_where_it_stopped(page, serve, bundle, manifest):
