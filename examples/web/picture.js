@@ -1,8 +1,10 @@
 // From a picture to the network's input, as the manifest's `preprocess` says.
 
 import { PageError } from "./bundle.js";
+import { takeOrientation, turn } from "./orientation.js";
 
 const MAX_PIXELS = 80_000_000;
+const TOO_LARGE = "The picture is too large for this browser.";
 const FIXED_BITS = 22;
 const FILTERS = {
   bilinear: { reach: 1, weight: (x) => Math.max(0, 1 - Math.abs(x)) },
@@ -15,9 +17,11 @@ const FILTERS = {
  * @returns {Promise<ImageBitmap>}
  */
 export async function decodePicture(blob) {
-  let bitmap;
+  let [bitmap, orientation] = [null, 1];
   try {
-    bitmap = await createImageBitmap(blob, {
+    const taken = await takeOrientation(blob);
+    orientation = taken.orientation;
+    bitmap = await createImageBitmap(taken.file, {
       imageOrientation: "from-image",
       colorSpaceConversion: "none",
       premultiplyAlpha: "none",
@@ -28,7 +32,9 @@ export async function decodePicture(blob) {
   if (bitmap.width * bitmap.height > MAX_PIXELS) {
     throw new PageError(`The picture has ${bitmap.width}x${bitmap.height} pixels; at most 80 million are read.`);
   }
-  return bitmap;
+  const upright = turn(bitmap, orientation);
+  if (!upright) throw new PageError(TOO_LARGE);
+  return upright;
 }
 
 /**
@@ -38,7 +44,7 @@ export async function decodePicture(blob) {
 export function pixelsOf(source) {
   const canvas = new OffscreenCanvas(source.width, source.height);
   const context = canvas.getContext("2d", { willReadFrequently: true, colorSpace: "srgb" });
-  if (!context) throw new PageError("The picture is too large for this browser.");
+  if (!context) throw new PageError(TOO_LARGE);
   context.fillStyle = "white";
   context.fillRect(0, 0, source.width, source.height);
   context.drawImage(source, 0, 0);

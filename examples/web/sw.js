@@ -4,7 +4,7 @@ const CACHE = "page-1";
 const VENDOR = "vendor/onnxruntime-web-1.30.0/";
 const FILES = [
   "./", "index.html", "style.css", "icon.svg", "app.js", "answer.js", "bundle.js", "golden.js", "overlay.js",
-  "picture.js", "segmenter.js", "worker.js", "camera.js",
+  "picture.js", "orientation.js", "segmenter.js", "worker.js", "camera.js",
   `${VENDOR}ort.wasm.min.mjs`, `${VENDOR}ort-wasm-simd-threaded.mjs`, `${VENDOR}ort-wasm-simd-threaded.wasm`,
 ];
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,41 @@ def test_class_map_equals_python_to_the_last_pixel(page, serve, bundle):
     expected = class_map(logits, (72, 88))
     assert found == expected.ravel().tolist()
     assert restored == resize_nearest(expected, (201, 53)).ravel().tolist()
+
+
+def test_pictures_are_upright_as_in_python(page, serve, bundle):
+    """By the EXIF data of WebP, which Chromium does not look at, and of PNG, which it does."""
+    from mscsa_deploy.imaging.decode import decode
+
+    image = Image.fromarray(np.random.default_rng(5).integers(0, 256, (20, 31, 3), dtype=np.uint8))
+    files = []
+    for kind, order, orientation in [("PNG", "<", 6), *(("WEBP", order, way) for order in "<>" for way in range(10))]:
+        exif = Image.Exif()
+        exif.endian = order
+        exif[0x010E], exif[0x0112] = "a description before it", orientation
+        stream = io.BytesIO()
+        image.save(stream, kind, lossless=True, exif=exif.tobytes())
+        files.append(stream.getvalue())
+    # As some programs write it: the chunk begins as in a JPEG file.
+    before, chunk = files[7].split(b"EXIF")
+    data = b"Exif\0\0" + chunk[4:]
+    riff = before[8:] + b"EXIF" + struct.pack("<I", len(data)) + data
+    files.append(b"RIFF" + struct.pack("<I", len(riff)) + riff)
+    page.show_nothing(serve(bundle))
+    script = """async (files) => {
+      const { decodePicture, pixelsOf } = await import('/picture.js');
+      const found = [];
+      for (const file of files) {
+        const blob = new Blob([Uint8Array.from(atob(file), (c) => c.charCodeAt(0))]);
+        const { width, height, data } = pixelsOf(await decodePicture(blob));
+        found.push([width, height, Array.from(data)]);
+      }
+      return found;
+    }"""
+    answers = page.evaluate(script, [as_text(file) for file in files])
+    for number, (file, (width, height, data)) in enumerate(zip(files, answers, strict=True)):
+        ours = np.array(data).reshape(height, width, 4)[..., :3]
+        np.testing.assert_array_equal(ours, decode(file), err_msg=str(number))
 
 
 def test_resize_equals_pillow(page, serve, bundle):
