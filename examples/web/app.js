@@ -11,6 +11,23 @@ const LONGEST_SHOWN = 1600;
 const FRAMES_FOR_FPS = 20;
 const MOST_THREADS = 4;
 
+const WORDS = {
+  seg: {
+    title: "Segment",
+    task: "segmentation",
+    doing: "Segmenting",
+    found: "Found in the picture",
+    picture: "Picture with overlay",
+  },
+  cls: {
+    title: "Classify",
+    task: "classification",
+    doing: "Classifying",
+    found: "Most probable",
+    picture: "Picture, most probable",
+  },
+};
+
 const part = (id) => document.getElementById(id);
 const view = part("view");
 const frame = document.createElement("canvas");
@@ -21,13 +38,18 @@ let bundle;
 let artifacts = [];
 let entry;
 let loaded = null;
+let words;
 let legend;
 let camera = null;
 let shown = null;
 let busy = Promise.resolve();
+let latest = new AbortController();
 
-function say(text) {
-  part("status").textContent = text;
+/** Shows what goes on; the `details` only a screen reader tells, as the page shows them elsewhere. */
+function say(text, details = "") {
+  const more = document.createElement("span");
+  [more.className, more.textContent] = ["visually-hidden", details];
+  part("status").replaceChildren(text, ...(details ? [" ", more] : []));
 }
 
 function complain(error) {
@@ -37,12 +59,15 @@ function complain(error) {
   if (!known) console.error(error);
 }
 
-/** Runs one thing at a time and shows what went wrong. */
+/** Runs one thing at a time and shows what went wrong. The action's signal tells that something else is asked for. */
 function attempt(action) {
+  latest.abort();
+  latest = new AbortController();
+  const { signal } = latest;
   busy = busy.then(async () => {
     part("problem").hidden = true;
     try {
-      await action();
+      await action(signal);
     } catch (error) {
       say("");
       complain(error);
@@ -63,12 +88,17 @@ async function start() {
   keepForOffline();
   bundle = await openBundle(new URLSearchParams(location.search).get("bundle") ?? "bundle/");
   const { manifest } = bundle;
-  const what = manifest.task === "seg" ? "segmentation" : "classification";
+  words = WORDS[manifest.task];
+  document.title = `${words.title} on this device`;
+  part("title").textContent = document.title;
   part("model-line").textContent =
-    `${manifest.model.name}, ${what} into ${manifest.labels.length} classes. Pictures never leave this device.` +
+    `${manifest.model.name}, ${words.task} into ${manifest.labels.length} classes. Pictures never leave this device.` +
     (manifest.model.random_weights ? " Random weights: the answers mean nothing." : "");
-  legend = new Legend(part("legend"), part("legend-empty"), manifest.labels, manifest.palette);
-  part("legend-heading").textContent = manifest.task === "seg" ? "Found in the picture" : "Most probable";
+  // Only a class map has colors.
+  const colors = manifest.task === "seg" ? manifest.palette : [];
+  legend = new Legend(part("legend"), part("legend-empty"), manifest.labels, colors);
+  part("legend-heading").textContent = words.found;
+  part("overlay").hidden = manifest.task !== "seg";
   artifacts = usableArtifacts(manifest);
   part("artifact").replaceChildren(
     ...artifacts.map((found, index) => {
@@ -110,6 +140,7 @@ async function load({ artifact, backend }) {
   if (loaded) loaded.running = false;
   const { version } = await segmenter.load({ model, entry: chosen, preprocess, backend, threads });
   entry = chosen;
+  clearVerdict();
   loaded = { artifact, backend, running: true };
   const { width, height } = preprocess;
   facts({
@@ -138,7 +169,7 @@ function facts(pairs) {
 
 async function showFile(blob) {
   stopCamera();
-  say("Segmenting …");
+  say(`${words.doing} …`);
   const bitmap = await decodePicture(blob);
   const scale = Math.min(1, LONGEST_SHOWN / Math.max(bitmap.width, bitmap.height));
   frame.width = Math.max(1, Math.round(bitmap.width * scale));
@@ -148,26 +179,25 @@ async function showFile(blob) {
   context.fillRect(0, 0, frame.width, frame.height);
   context.drawImage(bitmap, 0, 0, frame.width, frame.height);
   const answer = await segmenter.predict(bitmap, { width: frame.width, height: frame.height });
-  show(answer);
-  say(`Answered in ${milliseconds(answer.parts)}.`);
+  const found = show(answer);
+  say(`Answered in ${milliseconds(answer.parts)}.`, `${words.found}: ${found}.`);
 }
 
-/** Shows the frame with the answer to it. */
+/** Shows the frame with the answer to it, which is returned in words. */
 function show(answer) {
   const { labels, palette } = bundle.manifest;
   shown = answer;
-  let shares = new Float64Array(labels.length);
+  let found = answer.top;
   if (answer.classes) {
     [shade.width, shade.height] = [answer.size.width, answer.size.height];
     shade.getContext("2d").putImageData(tint(answer.classes, answer.size, palette, backgroundOf(labels)), 0, 0);
-    shares = sharesOf(answer.classes, labels.length);
-  } else {
-    for (const { index, share } of answer.top) shares[index] = share;
+    found = sharesOf(answer.classes, labels.length);
   }
   paint();
-  const words = legend.show(shares);
-  view.setAttribute("aria-label", `Picture with overlay: ${words || "nothing found"}`);
+  const told = legend.show(found) || "nothing";
+  view.setAttribute("aria-label", `${words.picture}: ${told}`);
   part("stage").dataset.state = camera ? "camera" : "picture";
+  return told;
 }
 
 function paint() {
@@ -180,13 +210,26 @@ function paint() {
   context.drawImage(shade, 0, 0);
 }
 
-async function startCamera() {
+function pressCamera(on) {
+  part("camera").textContent = on ? "Stop camera" : "Start camera";
+  part("camera").setAttribute("aria-pressed", String(on));
+}
+
+async function startCamera(signal) {
   const opened = new Camera();
-  await opened.start();
-  opened.onEnd(() => stopCamera());
+  pressCamera(true);
+  say("Waiting for the camera …");
+  const runs = await opened.start(signal).catch((error) => {
+    opened.stop();
+    pressCamera(false);
+    throw error;
+  });
   camera = opened;
-  part("camera").textContent = "Stop camera";
-  part("camera").setAttribute("aria-pressed", "true");
+  if (!runs) {
+    stopCamera();
+    return;
+  }
+  opened.onEnd(() => stopCamera());
   part("fps").hidden = false;
   say("Camera is running.");
   follow(opened).catch((error) => {
@@ -199,8 +242,7 @@ function stopCamera() {
   if (!camera) return;
   camera.stop();
   camera = null;
-  part("camera").textContent = "Start camera";
-  part("camera").setAttribute("aria-pressed", "false");
+  pressCamera(false);
   part("fps").hidden = true;
   say("Camera stopped.");
 }
@@ -222,13 +264,21 @@ async function follow(source) {
 }
 
 async function check() {
-  part("verdict").textContent = "Checking …";
-  const found = await checkGolden(bundle, segmenter, entry);
+  clearVerdict("Checking …");
+  const found = await checkGolden(bundle, segmenter, entry).catch((error) => {
+    clearVerdict();
+    throw error;
+  });
   part("verdict").textContent =
     `${found.passed ? "Passed" : "Failed"}: input ${found.inputSteps ? `differs by ${found.inputSteps} of 255` : "equal"}, ` +
     `${found.agreement.toFixed(3)} % of the decisions equal` +
     (Number.isNaN(found.overRange) ? "." : `, largest difference ${found.overRange.toExponential(1)} of the range.`);
   part("verdict").dataset.passed = found.passed;
+}
+
+function clearVerdict(text = "") {
+  part("verdict").textContent = text;
+  delete part("verdict").dataset.passed;
 }
 
 async function hasGpu() {
@@ -258,7 +308,9 @@ part("file").addEventListener("change", () => {
 part("sample").addEventListener("click", () =>
   attempt(async () => showFile(new Blob([await readFile(bundle, bundle.manifest.golden.picture)]))),
 );
-part("camera").addEventListener("click", () => attempt(() => (camera ? stopCamera() : startCamera())));
+part("camera").addEventListener("click", () =>
+  attempt(part("camera").getAttribute("aria-pressed") === "true" ? stopCamera : startCamera),
+);
 part("check").addEventListener("click", () => attempt(check));
 part("opacity").addEventListener("input", paint);
 for (const id of ["artifact", "backend"]) {

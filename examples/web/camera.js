@@ -13,8 +13,20 @@ export class Camera {
   #video = document.createElement("video");
   #stream;
 
-  /** Asks for the camera; the one that looks away from the person where there are two. */
-  async start() {
+  /**
+   * Asks for the camera; the one that looks away from the person where there are two.
+   * @param {AbortSignal} signal Ends the wait: a browser's question may stay unanswered for ever.
+   * @returns {Promise<boolean>} Whether the camera runs; if it is allowed only after the wait, it is let go at once.
+   */
+  start(signal) {
+    const given = new Promise((resolve) => {
+      signal.addEventListener("abort", () => resolve(false));
+      if (signal.aborted) resolve(false);
+    });
+    return Promise.race([this.#open(signal), given]);
+  }
+
+  async #open(signal) {
     if (!navigator.mediaDevices?.getUserMedia) {
       throw new PageError("The camera needs a secure address: open the page over https:// or on http://localhost.");
     }
@@ -24,10 +36,15 @@ export class Camera {
     } catch (error) {
       throw new PageError(REASONS[error.name] ?? `The camera could not be started: ${error.message}`);
     }
+    if (signal.aborted) {
+      this.stop();
+      return false;
+    }
     this.#video.muted = true;
     this.#video.playsInline = true;
     this.#video.srcObject = this.#stream;
     await this.#video.play();
+    return true;
   }
 
   /** The current frame, drawn on `canvas`, which takes its size. */

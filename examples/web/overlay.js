@@ -27,19 +27,25 @@ export function tint(classes, size, palette, background) {
   return image;
 }
 
-/** The share of the pixels, 0..1, of each class. */
+/**
+ * The classes of a map that have more than specks of it, in the order of the classes.
+ * @returns {{index: number, share: number}[]} Shares of the pixels, 0..1.
+ */
 export function sharesOf(classes, count) {
   const shares = new Float64Array(count);
   for (const id of classes) shares[id] += 1 / classes.length;
-  return shares;
+  return Array.from(shares, (share, index) => ({ index, share })).filter(({ share }) => share >= SMALLEST_SHARE);
 }
 
-/** The legend: one line per class of the model, of which those in the picture are shown. */
+/** The legend: one line per class that was found. */
 export class Legend {
+  #list;
   #lines;
   #empty;
 
+  /** @param {number[][]} palette Per class its color; empty where classes have none. */
   constructor(list, empty, labels, palette) {
+    this.#list = list;
     this.#empty = empty;
     this.#lines = labels.map((label, index) => {
       const line = document.createElement("li");
@@ -48,25 +54,29 @@ export class Legend {
         part.className = kind;
         return part;
       });
-      if (palette[index]) swatch.style.backgroundColor = `rgb(${palette[index].join(" ")})`;
+      if (palette[index]) {
+        swatch.style.backgroundColor = `rgb(${palette[index].join(" ")})`;
+        line.append(swatch);
+      }
       name.textContent = label.replaceAll("_", " ");
-      line.append(swatch, name, share);
-      line.hidden = true;
+      line.append(name, share);
       return line;
     });
-    list.replaceChildren(...this.#lines);
   }
 
-  /** @param {ArrayLike<number>} shares Per class, 0..1. @returns {string} The same in words. */
-  show(shares) {
-    const words = [];
-    this.#lines.forEach((line, index) => {
-      line.hidden = !(shares[index] >= SMALLEST_SHARE);
-      const percent = `${(100 * (shares[index] ?? 0)).toFixed(1)} %`;
+  /** @param {{index: number, share: number}[]} found In the order of the lines. @returns {string} The same in words. */
+  show(found) {
+    const shown = found.filter(({ index }) => index < this.#lines.length).map(({ index, share }) => {
+      const line = this.#lines[index];
+      const percent = `${(100 * share).toFixed(1)} %`;
       if (line.lastChild.textContent !== percent) line.lastChild.textContent = percent;
-      if (!line.hidden) words.push(`${line.children[1].textContent} ${percent}`);
+      return line;
     });
-    this.#empty.hidden = words.length > 0;
-    return words.join(", ");
+    // With the camera mostly the same lines as before, which then stay untouched.
+    const before = this.#list.children;
+    const same = before.length === shown.length && shown.every((line, at) => line === before[at]);
+    if (!same) this.#list.replaceChildren(...shown);
+    this.#empty.hidden = shown.length > 0;
+    return shown.map((line) => `${line.querySelector(".name").textContent} ${line.lastChild.textContent}`).join(", ");
   }
 }

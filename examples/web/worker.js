@@ -19,7 +19,13 @@ const actions = {
     try {
       ort = await import(VENDOR + BACKENDS[backend]);
     } catch {
-      throw new PageError("ONNX Runtime Web is missing here: run examples/web/setup, then load the page again.");
+      const name = BACKENDS[backend];
+      const answered = await fetch(VENDOR + name, { method: "HEAD" }).catch(() => null);
+      throw new PageError(
+        answered
+          ? "ONNX Runtime Web is missing here: run examples/web/setup, then load the page again."
+          : `'${name}' was not loaded before, and there is no network now, or the server does not run.`,
+      );
     }
     ort.env.wasm.wasmPaths = VENDOR;
     ort.env.wasm.numThreads = threads;
