@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from mscsa_deploy import __version__
+from mscsa_deploy.serving.direct import Way
 from mscsa_deploy.serving.gate import Gate, Visit
 from mscsa_deploy.serving.inference import ROUTES, Inference, target
 from mscsa_deploy.serving.metrics import CONTENT_TYPE, Metrics
@@ -79,6 +80,11 @@ class Service:
 
 def application(service: Service, repository: Repository) -> ASGIApp:
     """The ASGI application for loaded models; its shutdown finishes accepted requests and closes them."""
+    return entrances(service, repository)[0]
+
+
+def entrances(service: Service, repository: Repository) -> tuple[Gate, Way]:
+    """The ASGI application, and the way past it for a server that knows it."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -99,7 +105,8 @@ def application(service: Service, repository: Repository) -> ASGIApp:
         inference = scope["type"] == "http" and scope["method"] == "POST" and target(scope["path"])
         await (handlers.inference if inference else pages)(scope, receive, send)
 
-    return Gate(app, metrics=service.metrics, token=service.listen.token)
+    gate = Gate(app, metrics=service.metrics, token=service.listen.token)
+    return gate, Way(gate, handlers.inference)
 
 
 class Handlers:

@@ -1,7 +1,8 @@
 """HTTP connections that cannot be held open by saying nothing, by headers without end, or by not listening.
 
 A body of a tensor's size is received where it stays: the kernel writes into the one buffer that becomes the tensor,
-past the parser, which would copy it four times.
+past the parser, which would copy it four times. The head of a request that needs no task (see `direct`) passes it too,
+where it is the same as the last one's.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import service_unavailable
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from mscsa_deploy.serving.direct import Direct, Way
 from mscsa_deploy.serving.gate import answer
 from mscsa_deploy.serving.inference import WRITE_WHOLE
 from mscsa_deploy.serving.intake import WHOLE_BODY
@@ -40,6 +42,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def __init__(self, http: GuardedProtocol) -> None:
         self._http = http
+        # Of the last request, where that needed no task.
+        self._head = b""
         self._bytes = bytearray(_SCRATCH_BYTES)
         self._scratch = memoryview(self._bytes)
 
@@ -76,24 +80,38 @@ class Connection(asyncio.BufferedProtocol):
             http.body_received(nbytes)
             return
         data = self._scratch[:nbytes]
-        # The parser gets the head alone where the body is one that is received whole.
-        end = self._bytes.find(_END_OF_HEAD, 0, nbytes) + len(_END_OF_HEAD) if http.before_head else 0
-        if len(_END_OF_HEAD) <= end < nbytes:
-            http.data_received(without_upgrade(bytes(data[:end])))
-            data = data[end:]
-            if http.missing is not None and len(data) <= len(http.missing):
-                http.missing[: len(data)] = data
-                http.body_received(len(data))
+        if http.before_head:
+            known = self._head
+            # The bytes beyond `nbytes` are older ones.
+            if known and nbytes >= len(known) and self._bytes.startswith(known) and http.repeat(nbytes - len(known)):
+                self._receive(data[len(known) :])
                 return
+            # The parser gets the head alone where the body is one that is received whole.
+            end = self._bytes.find(_END_OF_HEAD, 0, nbytes) + len(_END_OF_HEAD)
+            if end >= len(_END_OF_HEAD):
+                head = bytes(data[:end])
+                http.data_received(without_upgrade(head))
+                self._head = head if http.direct is not None else b""
+                self._receive(data[end:])
+                return
+        http.data_received(bytes(data))
+
+    def _receive(self, data: memoryview) -> None:
+        """The connection has received `data` behind a head that the protocol has."""
+        http = self._http
+        if http.missing is not None and len(data) <= len(http.missing):
+            http.missing[: len(data)] = data
+            http.body_received(len(data))
+        elif data:
             http.data_received(bytes(data))
-            return
-        http.data_received(without_upgrade(bytes(data)) if end == nbytes else bytes(data))
 
 
 class GuardedProtocol(HttpToolsProtocol):
     """The server's HTTP protocol, with limits on how long and how large a request's head may be."""
 
     limits: ClassVar[Limits] = Limits()
+    way: ClassVar[Way | None] = None
+    """Where requests pass that need no task."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -103,18 +121,27 @@ class GuardedProtocol(HttpToolsProtocol):
         self._send_timer: asyncio.TimerHandle | None = None
         self._whole: bytearray | None = None
         self._spare = bytearray()
+        self._size = 0
+        self._at_head = self._parsed = False
+        self._file = -1
+        self.direct: Direct | None = None
+        """The request that has no task, or had none and is answered; None where the last one was none of these."""
         self.missing: memoryview | None = None
         """The part of the body that has not come yet, where it is received whole."""
 
     def connection_made(self, transport: Any) -> None:
         """Give a new connection its time for a first request."""
         super().connection_made(transport)
+        self._file = transport.get_extra_info("socket").fileno()
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timers."""
+        """Forget the timers; the socket closes after this."""
         self._stop_timer()
         self._stop_send_timer()
+        if self.direct is not None:
+            self.direct.close()
+            self.direct = None
         super().connection_lost(exc)
 
     @property
@@ -127,9 +154,12 @@ class GuardedProtocol(HttpToolsProtocol):
         assert self.missing is not None
         self.missing = self.missing[size:]
         if not self.missing:
-            # The parser has not seen the body; the next request has one of its own.
-            self.parser = httptools.HttpRequestParser(self)
+            if self._parsed:
+                # The parser has not seen the body; the next request has one of its own.
+                self.parser = httptools.HttpRequestParser(self)
             self.on_message_complete()
+        elif self.direct is not None:
+            self.direct.wait()
 
     def finish(self) -> bool:
         """End the connection after the request that is being answered, whose body is whole; False if there is none."""
@@ -169,6 +199,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer without a whole request, and close the connection."""
+        self._withdraw()
         self.transport.write(_raw(refusal))
         self.transport.close()
 
@@ -176,7 +207,55 @@ class GuardedProtocol(HttpToolsProtocol):
         """Over the limit of connections, answer as the protocol has it; health checks are always answered."""
         if app is service_unavailable:
             app = self.app if cycle.scope["path"].startswith("/v2/health/") else _too_many
+        elif self._at_head and self._begin(cycle):
+            return
+        if cycle.scope["method"] == "POST":
+            cycle.scope["state"][WRITE_WHOLE] = functools.partial(self.write_whole, cycle)
         super()._start_asgi_task(cycle, app)
+
+    def _begin(self, cycle: RequestResponseCycle) -> bool:
+        """Whether a request needs no task."""
+        plain = self._size and cycle.keep_alive and not cycle.waiting_for_100_continue and self.scheme == "http"
+        if self.way is None or not plain:
+            return False
+        self.direct = self.way.begin(cycle, file=self._file, take_over=self._take_over)
+        return self.direct is not None
+
+    def _take_over(self, cycle: RequestResponseCycle) -> None:
+        """Give a task to a request that had none."""
+        self.direct = None
+        self._start_asgi_task(cycle, self.app)
+
+    def _withdraw(self) -> None:
+        """No worker answers on this connection from here on."""
+        if self.direct is not None:
+            self.direct.withdraw()
+
+    def shutdown(self) -> None:
+        """The server stops: it waits for tasks, and ends them when its time is over."""
+        self._withdraw()
+        super().shutdown()
+
+    def repeat(self, received: int) -> bool:
+        """Begin another request with the head of the last one, and with `received` bytes of its body or less.
+
+        Returns:
+            False where the head has to be read once more.
+        """
+        if self.cycle is not None and not self.cycle.response_complete:
+            # It may be on its way.
+            self._withdraw()
+        direct, most = self.direct, self.limit_concurrency or 0
+        if direct is None or direct.cycle is not self.cycle or not self.cycle.response_complete:
+            return False
+        full = len(self.connections) >= most or len(self.tasks) >= most
+        if full or received > self._size or self.transport.is_closing():
+            return False
+        super()._unset_keepalive_if_required()
+        direct.again(self.app_state.copy(), self.server_state.default_headers)
+        self._in_head = self._parsed = False
+        self._receive_whole()
+        return True
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
@@ -187,15 +266,23 @@ class GuardedProtocol(HttpToolsProtocol):
             why = "this server goes on in no other protocol: send no CONNECT, and no header 'Upgrade'"
             self._refuse(Refusal(400, why))
             return
+        # Who sends requests without waiting for answers gets them from tasks, one after the other.
+        self._withdraw()
+        self.direct = None
         # It may have come with the rest of the last request.
         super()._unset_keepalive_if_required()
-        super().on_headers_complete()
-        if self.scope["method"] == "POST":
-            self.scope["state"][WRITE_WHOLE] = functools.partial(self.write_whole, self.cycle)
         declared = dict(self.headers).get(b"content-length", b"")
-        if declared.isdigit() and 0 < int(declared) <= whole_bytes(self.limits):
-            self._whole = self._spare = self._buffer(int(declared))
-            self.missing = memoryview(self._whole)
+        size = int(declared) if declared.isdigit() else 0
+        self._size = size if size <= whole_bytes(self.limits) else 0
+        self._at_head = self._parsed = True
+        super().on_headers_complete()
+        self._at_head = False
+        if self._size:
+            self._receive_whole()
+
+    def _receive_whole(self) -> None:
+        self._whole = self._spare = self._buffer(self._size)
+        self.missing = memoryview(self._whole)
 
     def _buffer(self, size: int) -> bytearray:
         """Memory for a body: that of the last one, where it has the size and nobody looks at it any more."""
@@ -214,11 +301,13 @@ class GuardedProtocol(HttpToolsProtocol):
         """The next bytes belong to another head."""
         if self.transport.is_closing():
             return
-        if self._whole is not None:
-            self.cycle.scope["state"][WHOLE_BODY] = self._whole
-            self._whole = self.missing = None
+        body, self._whole, self.missing = self._whole, None, None
+        if body is not None and self.direct is None:
+            self.cycle.scope["state"][WHOLE_BODY] = body
         super().on_message_complete()
         self._in_head, self._head_bytes = True, 0
+        if body is not None and self.direct is not None:
+            self.direct.take(body)
 
     def write_whole(self, cycle: RequestResponseCycle, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
         """Write a whole answer with status 200 at once, so that the client is woken once.
@@ -294,7 +383,7 @@ def whole_bytes(limits: Limits) -> int:
     return limits.in_flight_bytes // limits.connections
 
 
-def guarded(limits: Limits) -> Callable[..., Connection]:
+def guarded(limits: Limits, way: Way | None = None) -> Callable[..., Connection]:
     """What makes a connection with `limits`, of the arguments of uvicorn's protocols."""
-    protocol = type("GuardedProtocol", (GuardedProtocol,), {"limits": limits})
+    protocol = type("GuardedProtocol", (GuardedProtocol,), {"limits": limits, "way": way})
     return lambda *args, **kwargs: Connection(protocol(*args, **kwargs))

@@ -52,10 +52,21 @@ class Gate:
             return
         await self._http(scope, receive, send)
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers: dict[bytes, bytes] = dict(scope["headers"])
+    def enter(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Visit:
+        """Count a request in; its visit is in the state of its scope from now on."""
         visit = Visit(headers)
         scope.setdefault("state", {})["visit"] = visit
+        self._metrics.in_flight += 1
+        return visit
+
+    def leave(self, scope: Scope, visit: Visit) -> None:
+        """Count an answered request out."""
+        self._metrics.in_flight -= 1
+        self._record(scope, visit)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # A request that was under way without a task has been counted in.
+        visit = scope.get("state", {}).get("visit") or self.enter(scope, dict(scope["headers"]))
 
         async def tracked_send(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -65,9 +76,8 @@ class Gate:
                 visit.bytes_out += len(message.get("body", b""))
             await send(message)
 
-        self._metrics.in_flight += 1
         try:
-            self._check_token(scope["path"], headers.get(b"authorization", b""))
+            self.check_token(scope["path"], visit.headers)
             await self._app(scope, receive, tracked_send)
         except Refusal as refusal:
             visit.reason = refusal.reason
@@ -87,13 +97,13 @@ class Gate:
             if visit.status == 0:
                 await answer(bug, tracked_send)
         finally:
-            self._metrics.in_flight -= 1
-            self._record(scope, visit)
+            self.leave(scope, visit)
 
-    def _check_token(self, path: str, given: bytes) -> None:
+    def check_token(self, path: str, headers: Mapping[bytes, bytes]) -> None:
+        """Raise `Refusal` (401) where the path needs a token and the request has not got it."""
         if not self._token or path in OPEN_PATHS:
             return
-        scheme, _, credentials = given.partition(b" ")
+        scheme, _, credentials = headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer" or not hmac.compare_digest(credentials.strip(b" "), self._token):
             raise Refusal(401, "the request needs the header 'Authorization: Bearer TOKEN'", reason="token")
 

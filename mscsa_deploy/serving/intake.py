@@ -45,7 +45,7 @@ class Intake:
         Raises:
             Refusal: It is too long (413), comes too slowly (408), is encoded (415), or there is no room (503).
         """
-        self._check_head(headers)
+        self.check_head(headers)
         chunks: list[bytes | bytearray] = []
         state = scope["state"]
         try:
@@ -57,6 +57,18 @@ class Intake:
             self.release(sum(map(len, chunks)))
             raise
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def hold(self, body: bytes | bytearray) -> None:
+        """Count a body that is there as held until `release`.
+
+        Raises:
+            Refusal: There is no room for it (503), or it is too long (413).
+        """
+        try:
+            self._take(body, [])
+        except Refusal:
+            self.release(len(body))
+            raise
 
     def release(self, size: int) -> None:
         """A body of `size` bytes that was read is no longer needed."""
@@ -78,7 +90,8 @@ class Intake:
                 408, f"the body did not arrive within {self._limits.body_seconds:g} s", reason="slow"
             ) from None
 
-    def _check_head(self, headers: Headers) -> None:
+    def check_head(self, headers: Headers) -> None:
+        """Raise `Refusal` where the head says that the body is encoded or too long."""
         encoding = _text(headers, b"content-encoding") or "identity"
         if encoding.lower() != "identity":
             raise Refusal(415, f"the content encoding '{encoding[:32]}' is not taken; send the body as it is")

@@ -1,7 +1,8 @@
 """Worker threads with a session each, and the bounded queue in front of them.
 
 The inference libraries release Python's lock while they compute, so threads keep all cores busy. A request
-waits in the queue, is parsed, decoded, computed and encoded in one worker, and is answered on the event loop.
+waits in the queue, is parsed, decoded, computed and encoded in one worker, which sends the answer where it
+has a `Waiter`; otherwise it is sent on the event loop.
 Where the artefact has a free batch axis, a worker that finds requests waiting gathers them, up to the largest batch or
 the delay.
 """
@@ -43,6 +44,16 @@ class Observer(Protocol):
         """The network ran once for `size` pictures."""
 
 
+class Waiter(Protocol):
+    """Who takes an answer from the worker itself."""
+
+    def deliver(self, reply: Reply) -> bool:
+        """Send the answer, from any thread; False where it has to go to the event loop."""
+
+    def settled(self, future: asyncio.Future[Reply]) -> None:
+        """There is a result that was not delivered; called on the event loop."""
+
+
 @dataclass(slots=True)
 class Job:
     """A request in the queue; times are seconds on the monotonic clock."""
@@ -52,6 +63,11 @@ class Job:
     loop: asyncio.AbstractEventLoop
     arrived: float
     deadline: float
+    waiter: Waiter | None = None
+    behind: bool = False
+    """Whether all workers were busy as it came."""
+    last_of: int | None = None
+    """The worker that is free once this is answered."""
     started: float = 0.0
     prepared_at: float = 0.0
 
@@ -115,18 +131,25 @@ class Pool:
             pause = max(1, math.ceil(expected))
             raise Refusal(503, f"the server is busy: {why}; try again later", retry_after=pause, reason="overload")
 
-    def submit(self, call: Call, deadline: float) -> asyncio.Future[Reply]:
+    def submit(self, call: Call, deadline: float, future: asyncio.Future[Reply], waiter: Waiter | None = None) -> None:
         """Queue a request; to be called on the event loop.
+
+        Args:
+            call: The request.
+            deadline: On the monotonic clock.
+            future: Gets the answer, or what went wrong.
+            waiter: Asked first to take the answer.
 
         Raises:
             Refusal: There is no room, see `admit`.
         """
         self.admit(deadline)
-        loop = asyncio.get_running_loop()
-        job = Job(call, loop.create_future(), loop, time.monotonic(), deadline)
         assert not self._closing, "requests go to the pool that is in place"
-        self._queue.put(job)
-        return job.future
+        if waiter is not None:
+            future.add_done_callback(waiter.settled)
+        # Last, so that the event loop soon gives the worker Python's lock.
+        behind = len(self._busy_since) == len(self._models)
+        self._queue.put(Job(call, future, future.get_loop(), time.monotonic(), deadline, waiter, behind))
 
     def close(self, seconds: float = threading.TIMEOUT_MAX) -> bool:
         """Finish what was accepted, then release the sessions; blocks, for `seconds` at most.
@@ -148,16 +171,17 @@ class Pool:
 
     def _work_off(self, index: int, model: ServedModel) -> None:
         while jobs := self._take():
-            self._busy_since[index] = time.monotonic()
+            begin = self._busy_since[index] = time.monotonic()
             try:
-                self._serve(model, jobs)
+                self._serve(index, model, jobs)
             except Exception as error:
                 # The edge of the thread: a bug must cost one answer, not a worker.
                 LOG.exception("a worker failed")
                 for job in jobs:
                     job.settle(error)
             finally:
-                spent = (time.monotonic() - self._busy_since.pop(index)) / len(jobs)
+                self._busy_since.pop(index, None)
+                spent = (time.monotonic() - begin) / len(jobs)
                 self._seconds += _SMOOTHING * (spent - self._seconds) if self._seconds else spent
                 # A worker that waits holds no request's memory.
                 jobs.clear()
@@ -165,14 +189,10 @@ class Pool:
     def _take(self) -> list[Job]:
         """The next requests, at most a batch; none when the pool is closing.
 
-        A worker that had to wait for work waits no longer: only one that finds requests queued, because all were
-        busy, gives the others of a batch their time to come.
+        Only a request that came while all workers were busy gives the others of a batch their time to come.
         """
-        delay = self._work.batch_delay_ms / 1e3
-        try:
-            job = self._queue.get_nowait()
-        except queue.Empty:
-            job, delay = self._queue.get(), 0.0
+        job = self._queue.get()
+        delay = self._work.batch_delay_ms / 1e3 if job is not None and job.behind else 0.0
         jobs: list[Job] = []
         until = time.monotonic() + delay
         while job is not None:
@@ -188,7 +208,7 @@ class Pool:
             self._queue.put(None)
         return jobs
 
-    def _serve(self, model: ServedModel, jobs: Sequence[Job]) -> None:
+    def _serve(self, index: int, model: ServedModel, jobs: Sequence[Job]) -> None:
         ready: list[tuple[Job, Prepared]] = []
         for job in jobs:
             prepared = self._prepare(model, job)
@@ -204,6 +224,8 @@ class Pool:
                     break
                 group.append(ready.pop(0))
                 count += len(group[-1][1].tensor)
+            if not ready:
+                group[-1][0].last_of = index
             self._compute(model, group, count)
 
     def _prepare(self, model: ServedModel, job: Job) -> Prepared | None:
@@ -240,8 +262,7 @@ class Pool:
             self._reply(model, job, prepared, raw[place : place + size], network_s=done - begin)
             place += size
 
-    @staticmethod
-    def _reply(model: ServedModel, job: Job, prepared: Prepared, raw: Array, *, network_s: float) -> None:
+    def _reply(self, model: ServedModel, job: Job, prepared: Prepared, raw: Array, *, network_s: float) -> None:
         begin = time.monotonic()
         try:
             reply = job.call.reply(model, prepared, raw)
@@ -254,7 +275,11 @@ class Pool:
             network=1e3 * network_s,
             answer=1e3 * (time.monotonic() - begin),
         )
-        job.settle(reply)
+        if job.last_of is not None:
+            # The client may ask again before this thread gets any further.
+            self._busy_since.pop(job.last_of, None)
+        if job.waiter is None or not job.waiter.deliver(reply):
+            job.settle(reply)
 
 
 def too_late() -> Refusal:

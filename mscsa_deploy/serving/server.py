@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import uvicorn
 
 from mscsa_deploy.errors import StageError, UserError
-from mscsa_deploy.serving.application import Service, application
+from mscsa_deploy.serving.application import Service, entrances
 from mscsa_deploy.serving.connection import guarded
 from mscsa_deploy.serving.gate import ACCESS
 from mscsa_deploy.serving.pages import use_large_pages
@@ -188,9 +188,10 @@ def server_of(service: Service, repository: Repository) -> uvicorn.Server:
         UserError: The certificate or its key is none.
     """
     settings, limits = service.listen, service.limits
-    protocol: Any = guarded(limits)
+    app, way = entrances(service, repository)
+    protocol: Any = guarded(limits, way if hasattr(os, "writev") else None)
     config = uvicorn.Config(
-        application(service, repository),
+        app,
         http=protocol,
         ws="none",
         lifespan="on",
