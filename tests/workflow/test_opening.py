@@ -80,8 +80,8 @@ def test_a_bare_int8_file_warns_of_instructions_that_this_processor_lacks(opened
     assert all(f"requires {flag}" in text for flag, text in zip(lacking, found, strict=True))
 
 
-def test_a_class_map_without_labels_may_hold_any_class_of_a_byte(opened):
-    assert opened(CLASSES)[1].classes == 256
+def test_a_class_map_without_labels_tells_no_number_of_classes(opened):
+    assert opened(CLASSES)[1].classes == 0
 
 
 def test_another_layout_is_refused_with_what_was_expected(opened):
