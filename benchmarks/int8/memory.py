@@ -1,4 +1,4 @@
-"""Peak memory of calibrating on many pictures of 512x512, each observer in a process of its own.
+"""Peak memory of calibrating on many pictures of 512x512, each way in a process of its own.
 
     python benchmarks/int8/memory.py --pictures 500 --out FILE.json
 
@@ -17,7 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-OBSERVERS = ("minmax", "percentile")
+WAYS = ("minmax", "percentile", "nncf")
+"""Two observers of ONNX Runtime's tools, and NNCF with its default ranges, which calibrates and writes in one go."""
 
 
 def scenes(folder: Path, count: int) -> Path:
@@ -38,9 +39,10 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def calibrate(model: str, observer: str, count: int) -> dict[str, object]:
+def calibrate(model: str, way: str, count: int) -> dict[str, object]:
     """Calibrate once in this process."""
     from mscsa_deploy.calibration.onnxruntime import prepare
+    from mscsa_deploy.calibration.quantizer import quantize
     from mscsa_deploy.calibration.ranges import collect_ranges
     from mscsa_deploy.calibration.recipe import read_recipe
     from mscsa_deploy.calibration.samples import from_dataset
@@ -51,41 +53,44 @@ def calibrate(model: str, observer: str, count: int) -> dict[str, object]:
     from mscsa_deploy.workflow.opening import open_subject
     from mscsa_deploy.workflow.subject import SubjectRequest
 
+    runtime = "openvino" if way == "nncf" else "onnxruntime"
     profile, _ = pick_profile(read_environment())
-    subject = open_subject(model, SubjectRequest(), profile, silent, runtimes=("onnxruntime",))
-    file = subject.float_for("onnxruntime").artifact
-    recipe = read_recipe("int8_onnxruntime_x86").changed("memory", observer=observer, samples=count)
+    subject = open_subject(model, SubjectRequest(), profile, silent, runtimes=(runtime,))
+    file = subject.float_for(runtime).artifact
     with tempfile.TemporaryDirectory(prefix="mscsa-memory-") as folder:
         dataset = open_dataset(scenes(Path(folder), count), "seg")
         samples = from_dataset(dataset, subject.preprocess, input_name=subject.declared.name)
-        source = prepare(file.path, samples, recipe)
         before = peak_mib()
-        ranges = collect_ranges(source, samples, recipe)
+        if way == "nncf":
+            recipe = read_recipe("int8_openvino").changed("memory", samples=count)
+            quantize(file.path, samples, recipe, Path(folder) / "int8.xml")
+        else:
+            recipe = read_recipe("int8_onnxruntime_x86").changed("memory", observer=way, samples=count)
+            collect_ranges(prepare(file.path, samples, recipe), samples, recipe)
     return {
-        "observer": observer,
+        "way": way,
         "pictures": len(samples),
-        "tensors": len(ranges),
         "peak_mib_before": round(before),
         "peak_mib": round(peak_mib()),
     }
 
 
 def main() -> None:
-    """Start a process per observer, or be one."""
+    """Start a process per way, or be one."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="topformer_t_mscsa.seg")
     parser.add_argument("--pictures", type=int, default=500)
-    parser.add_argument("--observer", choices=OBSERVERS, help="only this one, in this process")
+    parser.add_argument("--way", choices=WAYS, help="only this one, in this process")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if arguments.observer:
-        print(json.dumps(calibrate(arguments.model, arguments.observer, arguments.pictures)))
+    if arguments.way:
+        print(json.dumps(calibrate(arguments.model, arguments.way, arguments.pictures)))
         return
     rows = []
-    for observer in OBSERVERS:
+    for way in WAYS:
         command = [sys.executable, __file__, "--model", arguments.model, "--pictures", str(arguments.pictures)]
-        done = subprocess.run([*command, "--observer", observer], check=True, capture_output=True, text=True)  # noqa: S603 - this file
+        done = subprocess.run([*command, "--way", way], check=True, capture_output=True, text=True)  # noqa: S603 - this file
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print(rows[-1], file=sys.stderr, flush=True)
     text = json.dumps({"command": [Path(sys.argv[0]).name, *sys.argv[1:]], "rows": rows}, indent=1) + "\n"
