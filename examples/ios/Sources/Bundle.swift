@@ -38,11 +38,21 @@ struct Manifest: Decodable {
 
     struct File: Decodable { let path: String, sha256: String }
 
+    /// How far a phone may be from where the bundle was made; without a range only decisions are compared.
+    struct Tolerance: Decodable { let max_abs_over_range: Double?, argmax_agreement: Double }
+
+    /// The pair to check an app with: a picture, and what has to become of it.
+    struct Golden: Decodable {
+        let picture: String, input: String, output: String, answer: String
+        let tolerance: [String: Tolerance]
+    }
+
     let labels: [String]
     let palette: [[UInt8]]
     let preprocess: Preprocess
     let artifacts: [Artifact]
     let files: [File]
+    let golden: Golden?
 }
 
 /// A bundle directory; nothing in it is used before its SHA-256 was checked.

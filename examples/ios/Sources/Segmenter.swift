@@ -1,5 +1,6 @@
 import CoreGraphics
 import Foundation
+import ImageIO
 import OnnxRuntimeBindings
 
 /// A class number per pixel, row by row.
@@ -39,8 +40,38 @@ final class Segmenter {
 
     /// The class map of an upright picture, at the picture's size.
     func segment(_ picture: CGImage) throws -> ClassMap {
+        let input = try tensor(of: picture, bundle.manifest.preprocess)
+        return try answer(to: input).classes.restored(width: picture.width, height: picture.height)
+    }
+
+    /// Whether this phone computes what the bundle's makers computed: its golden pair, within the manifest's tolerance.
+    func check() throws -> Verdict {
+        guard let golden = bundle.manifest.golden else { throw BundleError("The bundle has no golden pair to check with.") }
+        guard let limits = golden.tolerance[artifact.precision] else {
+            throw BundleError("The golden pair has no tolerance for \(artifact.precision).")
+        }
+        guard let source = CGImageSourceCreateWithURL(try bundle.file(golden.picture) as CFURL, nil),
+              let picture = CGImageSourceCreateImageAtIndex(source, 0, nil)
+        else { throw BundleError("'\(golden.picture)' cannot be decoded.") }
         let spec = bundle.manifest.preprocess
-        var input = try tensor(of: picture, spec)
+        let wanted = try Npy(golden.input, in: bundle).floats()
+        let prepared = try tensor(of: picture, spec)
+        guard prepared.count == wanted.count else { throw BundleError("'\(golden.input)' is not of the network's size.") }
+        let steps = (255 * (spec.std.max() ?? 1) * farthest(prepared, wanted)).rounded()
+        let (values, classes) = try answer(to: wanted)
+        let expected = try Npy(golden.output, in: bundle).floats()
+        let range = Double(expected.max() ?? 0) - Double(expected.min() ?? 0)
+        let overRange = farthest(values, expected) / range
+        let agreement = percentEqual(classes.classes, try Npy(golden.answer, in: bundle).classes())
+        let near = limits.max_abs_over_range.map { overRange <= $0 } ?? true
+        let passed = steps <= 1 && near && agreement >= limits.argmax_agreement
+        return Verdict(passed: passed, inputSteps: steps, overRange: overRange, agreement: agreement)
+    }
+
+    /// The values that the network answers with, and the class map at the input's size.
+    private func answer(to tensor: [Float]) throws -> (values: [Float], classes: ClassMap) {
+        let spec = bundle.manifest.preprocess
+        var input = tensor
         let data = NSMutableData(bytes: &input, length: 4 * input.count)
         let shape = [1, 3, NSNumber(value: spec.height), NSNumber(value: spec.width)]
         let value = try ORTValue(tensorData: data, elementType: .float, shape: shape)
@@ -51,7 +82,7 @@ final class Segmenter {
         guard values.allSatisfy(\.isFinite) else { throw BundleError("The network answered with values that are no numbers.") }
         let upsample = artifact.postprocess.upsample == "bilinear"
         let size = upsample ? (spec.width, spec.height) : (dims[3], dims[2])
-        return classMap(values, dims[1], dims[2], dims[3], size.0, size.1).restored(width: picture.width, height: picture.height)
+        return (values, classMap(values, dims[1], dims[2], dims[3], size.0, size.1))
     }
 }
 

@@ -51,6 +51,7 @@ class Bundle(private val root: File) {
         List(all.length()) { index -> all.getJSONArray(index).doubles().map(Double::toInt).toIntArray() }
     }
     val preprocess = reading { Preprocess(manifest.getJSONObject("preprocess")) }
+    val golden: Golden? = reading { manifest.optJSONObject("golden")?.let(::Golden) }
 
     /** The file to run on a phone: made for any processor, the smallest precision first. */
     fun choose(): Artifact {

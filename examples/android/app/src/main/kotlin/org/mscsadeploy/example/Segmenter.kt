@@ -4,11 +4,13 @@ import ai.onnxruntime.OnnxTensor
 import ai.onnxruntime.OrtEnvironment
 import ai.onnxruntime.OrtSession
 import android.graphics.Bitmap
+import android.graphics.BitmapFactory
 import java.nio.FloatBuffer
 import kotlin.math.abs
 import kotlin.math.floor
 import kotlin.math.max
 import kotlin.math.min
+import kotlin.math.roundToLong
 
 /** A class number per pixel. */
 class ClassMap(val width: Int, val height: Int, val classes: IntArray) {
@@ -32,16 +34,39 @@ class Segmenter(private val bundle: Bundle, threads: Int = 2) : AutoCloseable {
     }
 
     /** The class map of an upright picture, at the picture's size. */
-    fun segment(picture: Bitmap): ClassMap {
+    fun segment(picture: Bitmap): ClassMap =
+        answer(input(picture, bundle.preprocess)).second.restore(picture.width, picture.height)
+
+    /** Whether this phone computes what the bundle's makers computed: its golden pair, within the manifest's tolerance. */
+    fun check(): Verdict {
+        val golden = bundle.golden ?: throw BundleException("The bundle has no golden pair to check with.")
+        val limits = golden.tolerance(artifact.precision)
+        val content = bundle.read(golden.picture)
+        val picture = BitmapFactory.decodeByteArray(content, 0, content.size)
+            ?: throw BundleException("'${golden.picture}' cannot be decoded.")
+        val wanted = Npy(golden.input, bundle.read(golden.input)).floats()
+        val prepared = input(picture, bundle.preprocess)
+        if (prepared.size != wanted.size) throw BundleException("'${golden.input}' is not of the network's size.")
+        val inputSteps = (255 * bundle.preprocess.std.maxOf { it } * farthest(prepared, wanted)).roundToLong()
+        val (values, classes) = answer(wanted)
+        val expected = Npy(golden.output, bundle.read(golden.output)).floats()
+        val overRange = farthest(values, expected) / (expected.maxOf { it } - expected.minOf { it })
+        val agreement = percentEqual(classes.classes, Npy(golden.answer, bundle.read(golden.answer)).classes())
+        val near = limits.overRange == null || overRange <= limits.overRange
+        return Verdict(inputSteps <= 1 && near && agreement >= limits.agreement, inputSteps, overRange, agreement)
+    }
+
+    /** The values that the network answers with, and the class map at the input's size. */
+    private fun answer(input: FloatArray): Pair<FloatArray, ClassMap> {
         val spec = bundle.preprocess
         val shape = longArrayOf(1, 3, spec.height.toLong(), spec.width.toLong())
-        return OnnxTensor.createTensor(environment, FloatBuffer.wrap(input(picture, spec)), shape).use { tensor ->
+        return OnnxTensor.createTensor(environment, FloatBuffer.wrap(input), shape).use { tensor ->
             session.run(mapOf(artifact.input to tensor)).use { answer ->
                 val output = answer.get(artifact.output).get() as OnnxTensor
                 val (_, classes, rows, columns) = output.info.shape.map(Long::toInt)
                 val values = FloatArray(classes * rows * columns).also { output.floatBuffer.get(it) }
                 val (width, height) = if (artifact.upsample) spec.width to spec.height else columns to rows
-                classMap(values, classes, rows, columns, width, height).restore(picture.width, picture.height)
+                values to classMap(values, classes, rows, columns, width, height)
             }
         }
     }
@@ -49,10 +74,22 @@ class Segmenter(private val bundle: Bundle, threads: Int = 2) : AutoCloseable {
     override fun close() = session.close()
 }
 
+/** A pixel as `Bitmap.getPixels` gives it (ARGB, not premultiplied) over white. */
+internal fun overWhite(pixel: Int): Int {
+    val alpha = pixel ushr 24
+    var opaque = 0xff
+    for (shift in intArrayOf(16, 8, 0)) {
+        val value = pixel shr shift and 0xff
+        opaque = opaque shl 8 or (value * alpha + 255 * (255 - alpha) + 127) / 255
+    }
+    return opaque
+}
+
 /** 3 x height x width, normalized; resized along rows, rounded to 8 bit, then along columns, rounded. */
 internal fun input(picture: Bitmap, spec: Preprocess): FloatArray {
     val pixels = IntArray(picture.width * picture.height)
     picture.getPixels(pixels, 0, picture.width, 0, 0, picture.width, picture.height)
+    if (picture.hasAlpha()) for (at in pixels.indices) pixels[at] = overWhite(pixels[at])
     val across = Taps(picture.width, spec.width)
     val down = Taps(picture.height, spec.height)
     val result = FloatArray(3 * spec.width * spec.height)
