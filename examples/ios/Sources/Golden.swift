@@ -17,7 +17,7 @@ struct Npy {
     private let values: Data
 
     init(_ path: String, in bundle: ModelBundle) throws {
-        let content = try [UInt8](Data(contentsOf: bundle.file(path)))
+        let content = [UInt8](try Data(contentsOf: bundle.file(path)))
         guard content.count >= 10, Array(content[1..<6]) == Array("NUMPY".utf8) else { throw BundleError("'\(path)' is no NumPy file.") }
         let start = 10 + Int(content[8]) + 256 * Int(content[9])
         guard start <= content.count else { throw BundleError("'\(path)' is no whole NumPy file.") }
@@ -35,7 +35,7 @@ struct Npy {
 
     func classes() throws -> [UInt16] {
         switch type {
-        case "|u1": return values.map(UInt16.init)
+        case "|u1": return values.map { UInt16($0) }
         case "<u2": return values.withUnsafeBytes { Array($0.bindMemory(to: UInt16.self)) }
         default: throw BundleError("'\(path)' holds values of type '\(type)', not class numbers.")
         }

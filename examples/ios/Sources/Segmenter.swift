@@ -50,7 +50,8 @@ final class Segmenter {
         guard let limits = golden.tolerance[artifact.precision] else {
             throw BundleError("The golden pair has no tolerance for \(artifact.precision).")
         }
-        guard let source = CGImageSourceCreateWithURL(try bundle.file(golden.picture) as CFURL, nil),
+        let place = try bundle.file(golden.picture)
+        guard let source = CGImageSourceCreateWithURL(place as CFURL, nil),
               let picture = CGImageSourceCreateImageAtIndex(source, 0, nil)
         else { throw BundleError("'\(golden.picture)' cannot be decoded.") }
         let spec = bundle.manifest.preprocess
@@ -62,7 +63,7 @@ final class Segmenter {
         let expected = try Npy(golden.output, in: bundle).floats()
         let range = Double(expected.max() ?? 0) - Double(expected.min() ?? 0)
         let overRange = farthest(values, expected) / range
-        let agreement = percentEqual(classes.classes, try Npy(golden.answer, in: bundle).classes())
+        let agreement = try percentEqual(classes.classes, Npy(golden.answer, in: bundle).classes())
         let near = limits.max_abs_over_range.map { overRange <= $0 } ?? true
         let passed = steps <= 1 && near && agreement >= limits.argmax_agreement
         return Verdict(passed: passed, inputSteps: steps, overRange: overRange, agreement: agreement)
