@@ -240,12 +240,20 @@ async function download(address, entry, progress) {
   const chunks = [];
   let [done, tag, problem] = [0, null, "it is cut short"];
   for (let attempt = 0; attempt < ATTEMPTS && (attempt === 0 || done < entry.size_bytes); attempt += 1) {
-    const headers = done > 0 && tag ? { Range: `bytes=${done}-`, "If-Range": tag } : {};
+    // With If-Range besides, other hosts would be asked for leave first, which they rarely give.
+    const headers = done > 0 && tag ? { Range: `bytes=${done}-` } : {};
     try {
       const response = await fetch(address, { headers });
       if (!response.ok) throw new PageError(`'${entry.path}' could not be fetched: HTTP ${response.status}.`);
-      if (response.status !== 206) [chunks.length, done] = [0, 0];
+      const before = tag;
       tag = response.headers.get("ETag");
+      if (response.status === 206 && tag !== before) {
+        // The rest of another version: from the start again.
+        [chunks.length, done, tag] = [0, 0, null];
+        await response.body.cancel();
+        continue;
+      }
+      if (response.status !== 206) [chunks.length, done] = [0, 0];
       for (let reader = response.body.getReader(), part = await reader.read(); !part.done; part = await reader.read()) {
         chunks.push(part.value);
         done += part.value.length;
