@@ -121,7 +121,10 @@ Picture decode(const std::string& content, const std::string& name) {
     check_size(width, height, name);
     const std::unique_ptr<stbi_uc, void (*)(void*)> rgba(
         stbi_load_from_memory(bytes, length, &width, &height, &channels, 4), stbi_image_free);
-    if (!rgba) throw UserError("'" + name + "' is not a readable picture: " + stbi_failure_reason());
+    if (!rgba) {
+        const char* reason = stbi_failure_reason();
+        throw UserError("'" + name + "' is not a readable picture: " + (reason == nullptr ? "damaged" : reason));
+    }
     Picture picture{width, height, {}};
     picture.data.reserve(static_cast<std::size_t>(width) * height * 3);
     for (std::size_t pixel = 0; pixel < static_cast<std::size_t>(width) * height; ++pixel) {

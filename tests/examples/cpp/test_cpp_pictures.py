@@ -95,3 +95,14 @@ def test_picture_too_large_is_refused_by_its_header(decoders, tmp_path):
     path.write_bytes(content)
     for library in ("libjpeg", "stb"):
         assert "has 40000x40000 pixels, expected at most 80 million" in decoders(library, path)
+
+
+def test_png_whose_data_claim_gigabytes_is_refused(decoders, tmp_path):
+    """stb_image fails then without telling why."""
+    path = tmp_path / "claims.png"
+    photo((64, 48)).save(path)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"IDAT")
+    content[at - 4 : at] = (0xEE00_0000).to_bytes(4, "big")
+    path.write_bytes(content)
+    assert "is not a readable picture: " in decoders("libjpeg", path)
