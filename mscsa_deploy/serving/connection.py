@@ -91,10 +91,11 @@ class Connection(asyncio.BufferedProtocol):
             if end >= len(_END_OF_HEAD):
                 head = bytes(data[:end])
                 http.data_received(without_upgrade(head))
-                self._head = head if http.direct is not None else b""
+                # Empty lines, which may come before a head, are none.
+                self._head = head if http.direct is not None and http.missing is not None else b""
                 self._receive(data[end:])
                 return
-        http.data_received(bytes(data))
+        self._parse(data)
 
     def _receive(self, data: memoryview) -> None:
         """The connection has received `data` behind a head that the protocol has."""
@@ -103,7 +104,15 @@ class Connection(asyncio.BufferedProtocol):
             http.missing[: len(data)] = data
             http.body_received(len(data))
         elif data:
-            http.data_received(bytes(data))
+            self._parse(data)
+
+    def _parse(self, data: memoryview) -> None:
+        """Leave `data` to the parser; the last head may be another one after this."""
+        self._head = b""
+        self._http.data_received(bytes(data))
+        if self._http.missing:
+            # The rest of the body has its time, though it may never begin to come.
+            self._http.body_received(0)
 
 
 class GuardedProtocol(HttpToolsProtocol):

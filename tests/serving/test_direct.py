@@ -259,6 +259,48 @@ def test_body_that_comes_too_slowly_is_told(bundles, serve, tiny):
         assert settled(client, 4) == {200: 2, 408: 2}
 
 
+@pytest.mark.parametrize("begin", [0, 30])
+@pytest.mark.parametrize("more", [0, 5])
+def test_body_that_never_comes_is_told_where_the_head_came_in_pieces(bundles, serve, tiny, begin, more):
+    data = b"\r\n\r\n" + infer(tiny.scene())
+    end = data.index(b"\r\n\r\n", 4) + 4 + more
+    with serve(bundles["seg"], limits=Limits(body_seconds=0.3)) as client, connected(client) as connection:
+        connection.sendall(data[:begin])
+        time.sleep(0.05)
+        connection.sendall(data[begin:end])
+        assert read(connection)[0] == 408
+        assert settled(client, 1) == {408: 1}
+
+
+def test_known_head_is_that_of_the_last_request_however_it_came(client, tiny):
+    first, second = infer(tiny.scene(64, 96)), infer(tiny.scene(96, 160))
+    with connected(client) as connection:
+        connection.sendall(first)
+        expected = read(connection)[2]
+        # in pieces, behind empty lines, and at once with the one before
+        for pieces in ([second[:30], second[30:]], [b"\r\n\r\n" + second], [first + second]):
+            for piece in pieces:
+                connection.sendall(piece)
+                time.sleep(0.05)
+            others = [read(connection)[2] for _ in range(2 if pieces[0].startswith(first) else 1)]
+            assert len(others[-1]) > len(expected)
+            connection.sendall(first)
+            assert read(connection)[2] == expected
+
+
+def test_empty_lines_are_no_known_head(client, tiny):
+    data = infer(tiny.scene())
+    with connected(client) as connection:
+        for _ in range(2):
+            connection.sendall(data)
+            assert read(connection)[0] == 200
+            connection.sendall(b"\r\n\r\n" + data)
+            assert read(connection)[0] == 200
+            # nothing of this is a body
+            connection.sendall(b"\r\n\r\nGET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert read(connection)[2] == b'{"live":true}'
+
+
 @pytest.mark.parametrize("count", [2, 5])
 def test_requests_sent_at_once_are_answered_in_turn(slow, serve, tiny, passed, count):
     sizes = [(16 + 8 * number, 16) for number in range(count)]
