@@ -150,6 +150,9 @@ class Direct:
 
     def settled(self, future: asyncio.Future[Reply]) -> None:
         """There is a result that was not delivered: an answer, an error, or that the deadline has passed."""
+        if not future.cancelled():
+            # Looked at, it is not logged as an error that nobody handled, where the answer was faster.
+            future.exception()
         # A batch that fails half-way tells those too that have their answer, and may have asked again.
         if self._accepted is not None and self._accepted.future is future:
             self.withdraw()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import gc
 import http.client
 import json
 import os
@@ -444,6 +445,19 @@ def test_request_that_comes_while_a_worker_sends(client, tiny, sending, passed):
         connection.sendall(data)
         assert [read(connection)[0] for _ in range(2)] == [200, 200]
     assert passed_by(passed, sent=2, known=1)
+
+
+def test_deadline_that_passes_while_a_worker_sends_is_no_error(client, tiny, sending, passed, caplog):
+    with connected(client) as connection:
+        connection.sendall(infer(tiny.scene(), "x-timeout-ms: 300"))
+        assert read(connection)[0] == 200
+        assert sending.is_set()
+        # the deadline has its turn before the next request
+        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert read(connection)[0] == 200
+    assert passed_by(passed, sent=1)
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def test_deadline_and_answer_at_the_same_time_make_one_answer(tiny, tmp_path, serve):
