@@ -30,6 +30,7 @@ from mscsa_deploy.bundle.triton import pack
 from mscsa_deploy.imaging.preprocess import Preprocess
 from mscsa_deploy.runtimes.fake import FakeModel, FakeTensor, write_fake
 from mscsa_deploy.serving.application import Service
+from mscsa_deploy.serving.direct import Direct
 from mscsa_deploy.serving.repository import Place
 from mscsa_deploy.serving.server import listen, server_of, url_of
 from mscsa_deploy.serving.settings import Listen, Work
@@ -310,3 +311,30 @@ def _wait_ready(place, process, log):
                 return
         time.sleep(0.2)
     pytest.fail(f"Triton did not become ready:\n{log.read_text()[-4000:]}")
+
+
+@pytest.fixture
+def passed(monkeypatch):
+    """How many answers workers have sent, how many were refused to them, and how many heads were known."""
+    counts = SimpleNamespace(sent=0, left=0, known=0)
+    deliver, again = Direct.deliver, Direct.again
+
+    def counted(direct, reply):
+        done = deliver(direct, reply)
+        counts.sent += done
+        counts.left += not done
+        return done
+
+    def counted_again(direct, *arguments):
+        counts.known += 1
+        again(direct, *arguments)
+
+    monkeypatch.setattr(Direct, "deliver", counted)
+    monkeypatch.setattr(Direct, "again", counted_again)
+    return counts
+
+
+@pytest.fixture
+def slow(tiny, tmp_path):
+    """A bundle whose network takes 300 ms."""
+    return tiny.make_bundle(tmp_path / "slow", fake={"latency_ms": 300.0})

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("uvicorn", exc_type=ImportError)
-from mscsa_deploy.serving.connection import whole_bytes
+from mscsa_deploy.serving.protocol import whole_bytes
 from mscsa_deploy.serving.settings import Limits
 
 SECONDS = 30
