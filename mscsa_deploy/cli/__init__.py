@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
+import os
 import signal
 import sys
 import tempfile
@@ -31,7 +33,14 @@ def main() -> NoReturn:
     make_patient()
     # As Ctrl-C does, it ends what was started and clears away what is half done; `serve` has its own way.
     signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if code == TERMINATED:
+        # Everything of ours is cleared away. A library that was just starting (Ray) may abort while Python ends.
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 class _Terminated(BaseException):
